@@ -1,0 +1,112 @@
+"""Reading a JSON body, after the caller is known.
+
+FastAPI would parse a declared body before it resolves dependencies, and so tell
+a caller without a token about it. Here the body is a dependency that itself
+depends on the user.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from email.message import Message
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from auth import CurrentUser
+from problems import (
+    BODY_TOO_LARGE,
+    INVALID_REQUEST,
+    MALFORMED_BODY,
+    UNSUPPORTED_MEDIA_TYPE,
+    ProblemError,
+    ProblemItem,
+)
+
+MAXIMUM_BYTES = 65_536
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def json_body(model: type[ModelT], *media_types: str) -> Callable[[Request, CurrentUser], Awaitable[ModelT]]:
+    """A dependency that reads, parses and validates the body as `model`."""
+
+    async def read(request: Request, user: CurrentUser) -> ModelT:
+        _check_media_type(request, media_types)
+        return validate(model, parse(await _bounded(request)))
+
+    return read
+
+
+def validate(model: type[ModelT], document: object) -> ModelT:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        items = body_errors(
+            error.errors(include_url=False, include_context=False, include_input=False), model
+        )
+        raise ProblemError(INVALID_REQUEST, "The body breaks a rule; see errors.", errors=items) from None
+
+
+def parse(body: bytes) -> object:
+    """JSON as RFC 8259 has it, with unique names and text that UTF-8 can hold."""
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        if b"\\u" in body:
+            # Only an escape can bring a lone surrogate in; it cannot be written back.
+            json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise ProblemError(MALFORMED_BODY, "The body is not JSON in UTF-8 with unique names.") from None
+    return document
+
+
+def body_errors(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> Iterable[ProblemItem]:
+    """Errors of pydantic as problem items; a name that is not ours is not repeated."""
+    for each in errors:
+        if each["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            yield ProblemItem(detail=f"The body has an unknown field; known are: {known}.", pointer="")
+        else:
+            pointer = "".join(f"/{part}" for part in each["loc"])
+            yield ProblemItem(detail=f"{each['msg']}.", pointer=pointer)
+
+
+def _check_media_type(request: Request, accepted: Sequence[str]) -> None:
+    values = request.headers.getlist("content-type")
+    header = Message()
+    header["content-type"] = values[0] if len(values) == 1 else ""
+    charset = header.get_content_charset("utf-8")
+    coding = request.headers.get("content-encoding", "identity")
+    if header.get_content_type() not in accepted or charset != "utf-8" or coding.lower() != "identity":
+        names = " or ".join(accepted)
+        raise ProblemError(UNSUPPORTED_MEDIA_TYPE, f"Send {names} in UTF-8 without a content coding.")
+
+
+async def _bounded(request: Request) -> bytes:
+    """The body, read no further than it may be long."""
+    body = bytearray()
+    announced = request.headers.get("content-length", "")
+    too_large = announced.isdecimal() and int(announced) > MAXIMUM_BYTES
+    if not too_large:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAXIMUM_BYTES:
+                too_large = True
+                break
+    if too_large:
+        raise ProblemError(BODY_TOO_LARGE, f"The body has more than {MAXIMUM_BYTES:,} bytes.")
+    return bytes(body)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name twice")
+    return members
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError("NaN and Infinity are not JSON")

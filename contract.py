@@ -1,0 +1,158 @@
+"""What the OpenAPI document says beyond what FastAPI reads off the routes.
+
+Bodies, problems, headers and links. `specs/openapi.json` is the committed
+result; `make openapi` writes it.
+"""
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+import problems
+from models import TaskCreate, TaskReplace, TaskUpdate
+from problems import Problem, ProblemType
+
+VERSION = "0.1.0"
+
+DESCRIPTION = """
+Tasks of the people who sign in at your frontend: each sees their own and nothing else.
+
+Every operation under `/api/tasks` takes a token of Better Auth's `jwt` plugin as
+`Authorization: Bearer <token>`. Whatever is not a success is a problem detail
+(RFC 9457) as `application/problem+json`.
+"""
+
+Json = dict[str, object]
+
+EXAMPLE_TASK: Json = {
+    "id": "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f",
+    "user_id": "Zk4WqGvHqJ8sT2yXbN5r",
+    "title": "Water the plants",
+    "description": "The ones on the balcony too.",
+    "completed": False,
+    "completed_at": None,
+    "priority": "high",
+    "due_at": "2026-12-24T17:00:00Z",
+    "tags": ["home"],
+    "version": 1,
+    "created_at": "2026-11-22T09:30:00.123456Z",
+    "updated_at": "2026-11-22T09:30:00.123456Z",
+    "deleted_at": None,
+}
+_EXAMPLE_NEW: Json = {
+    "title": "Water the plants",
+    "description": "The ones on the balcony too.",
+    "priority": "high",
+    "due_at": "2026-12-24T18:00:00+01:00",
+    "tags": ["home"],
+}
+_EXAMPLES: dict[type[BaseModel], Json] = {
+    TaskCreate: _EXAMPLE_NEW,
+    TaskReplace: {**_EXAMPLE_NEW, "completed": True},
+    TaskUpdate: {"completed": True, "due_at": None},
+}
+
+_HEADERS: dict[str, str] = {
+    "X-Request-ID": "Names this request in the service's log.",
+    "WWW-Authenticate": "What is wrong with the token (RFC 6750).",
+    "Retry-After": "Seconds to wait.",
+    "RateLimit-Policy": 'The limit that is used up, such as `"requests";q=600;w=60`.',
+    "RateLimit": 'What is left of it and when it begins anew, such as `"requests";r=0;t=17`.',
+    "Location": "Path of the new task.",
+    "Link": 'The next page, when there is one: `<…>; rel="next"`.',
+}
+_HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {
+    401: ("WWW-Authenticate",),
+    403: ("WWW-Authenticate",),
+    429: ("Retry-After", "RateLimit-Policy", "RateLimit"),
+    503: ("Retry-After",),
+}
+
+_OF_EVERY_TASK_OPERATION = (
+    problems.UNAUTHORIZED,
+    problems.INSUFFICIENT_SCOPE,
+    problems.INVALID_REQUEST,
+    problems.TOO_MANY_REQUESTS,
+    problems.INTERNAL_ERROR,
+    problems.UNAVAILABLE,
+)
+OF_A_BODY = (problems.MALFORMED_BODY, problems.BODY_TOO_LARGE, problems.UNSUPPORTED_MEDIA_TYPE)
+OF_AN_ID = (problems.NOT_FOUND,)
+
+
+def problem(kind: ProblemType) -> Json:
+    """The declaration of an answer that is this problem."""
+    example = {
+        "type": f"/problems/{kind.name}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": kind.explanation,
+        "instance": "0f3c1b7e2a9d4c55",
+    }
+    return {
+        "description": kind.title,
+        "headers": headers("X-Request-ID", *_HEADERS_OF_STATUS.get(kind.status, ())),
+        "content": {
+            problems.MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": example,
+            }
+        },
+    }
+
+
+def task_problems(*kinds: ProblemType) -> dict[int | str, Json]:
+    """What an operation on tasks answers besides success: these, and what all do."""
+    return {kind.status: problem(kind) for kind in sorted({*kinds, *_OF_EVERY_TASK_OPERATION}, key=_status)}
+
+
+def headers(*names: str, required: bool = True) -> Json:
+    return {
+        name: {"description": _HEADERS[name], "required": required, "schema": {"type": "string"}}
+        for name in names
+    }
+
+
+def success(description: str, *, example: object, extra: Json | None = None) -> Json:
+    """The declaration of the success whose schema FastAPI knows."""
+    return {
+        "description": description,
+        "headers": headers("X-Request-ID") | (extra or {}),
+        "content": {"application/json": {"example": example}},
+    }
+
+
+def request_body(model: type[BaseModel], *media_types: str) -> Json:
+    """The body that `bodies.json_body` reads, which FastAPI does not know of."""
+    content = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": _EXAMPLES[model]}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(media_types, content)}}
+
+
+def links_to_task() -> Json:
+    """From an answer with a task to all that can be done with it."""
+    names = ("get_task", "replace_task", "update_task", "delete_task")
+    return {name: {"operationId": name, "parameters": {"task_id": "$response.body#/id"}} for name in names}
+
+
+def document(app: FastAPI) -> Json:
+    """The whole OpenAPI 3.1 document."""
+    result = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
+    models: list[type[BaseModel]] = [TaskCreate, TaskReplace, TaskUpdate, Problem]
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas = result["components"]["schemas"] | definitions["$defs"]
+    result["components"]["schemas"] = dict(sorted(schemas.items()))
+    return result
+
+
+def _status(kind: ProblemType) -> int:
+    return kind.status

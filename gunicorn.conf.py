@@ -1,0 +1,32 @@
+"""gunicorn's settings, the same for `make run` and in production.
+
+Everything that differs from place to place comes from the environment, through
+`settings.py`: a fault there ends the process before a port is bound.
+"""
+
+from pathlib import Path
+
+from logs import GunicornLogger, configure
+from settings import Settings
+
+_settings = Settings.load()
+configure(_settings.log_level)
+
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "asgi"
+logger_class = GunicornLogger
+
+# A worker's heartbeat is a file; in a container only memory is never slow.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+
+# Routers of platforms keep connections open longer than the 2 s that is gunicorn's
+# default; the worker has to be the one that outlasts them.
+keepalive = 75
+
+# Heroku kills 30 s after SIGTERM: requests in flight get 25.
+graceful_timeout = 25
+
+# Otherwise gunicorn writes a socket under $HOME.
+control_socket_disable = True

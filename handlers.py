@@ -1,0 +1,110 @@
+"""From exceptions to problems: one handler for each kind that may reach the top.
+
+What none of them knows is left to `middleware.Unforeseen`.
+"""
+
+import logging
+import re
+from functools import cache
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
+
+import problems
+from db import DatabaseError, NotReady
+from problems import ProblemError, ProblemItem
+from services.tasks import TaskNotFound
+
+log = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+def _answer(request: Request, error: ProblemError) -> Response:
+    return problems.response(request.state.request_id, error)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return _answer(request, error)
+
+
+async def _task_not_found(request: Request, error: Exception) -> Response:
+    return _answer(request, ProblemError(problems.NOT_FOUND, "You have no such task."))
+
+
+async def _invalid_parameters(request: Request, error: Exception) -> Response:
+    """Bodies are read by `bodies`, so what FastAPI finds is in the path or the query."""
+    assert isinstance(error, RequestValidationError)
+    items = [ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][1])) for each in error.errors()]
+    return _answer(
+        request,
+        ProblemError(problems.INVALID_REQUEST, "A parameter breaks a rule; see errors.", errors=items),
+    )
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What Starlette's router raises: 404 and 405."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allow = ", ".join(_methods(request)) or (error.headers or {})["Allow"]
+        refusal = ProblemError(problems.METHOD_NOT_ALLOWED, "See the Allow header.", headers={"Allow": allow})
+        return _answer(request, refusal)
+    return _answer(request, ProblemError(problems.NOT_FOUND, "There is nothing at this path."))
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of the path: each route knows only its own, the document knows them all."""
+    app: FastAPI = request.app
+    found = {
+        method.upper()
+        for path, item in app.openapi()["paths"].items()
+        if _pattern(path).fullmatch(request.url.path)
+        for method in item
+    }
+    return sorted(found)
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return compile_path(path)[0]
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The client went away while its body was read; nobody hears this answer."""
+    return _answer(request, ProblemError(problems.MALFORMED_BODY, "The body ended early."))
+
+
+async def _not_ready(request: Request, error: Exception) -> Response:
+    return _answer(request, problems.unavailable(str(error)))
+
+
+async def _overloaded(request: Request, error: Exception) -> Response:
+    return _answer(request, problems.unavailable("All database connections are busy."))
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DBAPIError)
+    answer = problems.from_database(error)
+    level = logging.ERROR if answer.kind is problems.INTERNAL_ERROR else logging.WARNING
+    log.log(level, "database error", exc_info=error, extra={"request_id": request.state.request_id})
+    return _answer(request, answer)
+
+
+_HANDLERS = {
+    ProblemError: _problem,
+    TaskNotFound: _task_not_found,
+    RequestValidationError: _invalid_parameters,
+    HTTPException: _http,
+    ClientDisconnect: _gone,
+    NotReady: _not_ready,
+    DatabaseError: _overloaded,
+    DBAPIError: _database,
+}

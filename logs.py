@@ -1,0 +1,81 @@
+"""The log: one JSON object a line on standard output.
+
+What must never be in it: tokens, secrets, passwords, URLs with credentials, and
+anything of a body. Messages of exceptions are left out for that reason, because
+drivers and validators put values into them.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from sqlalchemy.exc import DBAPIError
+
+from db import sqlstate
+
+_EXTRA = ("method", "route", "status", "duration_ms", "request_id", "user_id")
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class JsonFormatter(logging.Formatter):
+    """Renders a record with the fields of the request that it is about, if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name in _EXTRA if (value := getattr(record, name, None)) is not None}
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = "".join(describe(record.exc_info[1]))
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def describe(error: BaseException) -> Iterator[str]:
+    """The traceback with types and SQLSTATEs, causes first, and without messages.
+
+    A refused connection keeps its message: it names host and user, which is
+    what an operator needs, and libpq never puts the password there.
+    """
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None:
+        yield from describe(earlier)
+        yield "\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield type(error).__name__
+    if isinstance(error, DBAPIError):
+        state = sqlstate(error)
+        yield f" (SQLSTATE {state})" if state else f": {error.orig}"
+
+
+def configure(level: str) -> None:
+    """Send every logger's records through the formatter to standard output."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]
+    """gunicorn's own lines, in the same form.
+
+    Its access log stays off, even where the platform asks for one: it would
+    print paths and queries, and the service logs each request already.
+    """
+
+    access_log_enabled = False
+
+    def setup(self, cfg: object) -> None:
+        super().setup(cfg)
+        self.access_log.handlers.clear()
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.access_log_enabled = False

@@ -1,0 +1,76 @@
+"""The application: what `gunicorn main:app` serves.
+
+Puts the parts together and holds nothing else. Importing this module reads no
+setting and opens no connection; asking it for `app` does.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+
+from fastapi import FastAPI
+
+import contract
+import handlers
+import logs
+from auth import Authenticator
+from db import Database
+from middleware import (
+    ALLOWED_HEADERS,
+    ALLOWED_METHODS,
+    EXPOSED_HEADERS,
+    Cors,
+    RequestContext,
+    Unforeseen,
+)
+from routes import health, pages, tasks
+from settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = FastAPI(
+        title="Tasks API",
+        version=contract.VERSION,
+        summary="A multi-user task backend for a Better Auth frontend.",
+        description=contract.DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.settings = settings
+    app.openapi = cache(lambda: contract.document(app))  # type: ignore[method-assign]
+    # The last one added is the outermost.
+    app.add_middleware(Unforeseen)
+    app.add_middleware(
+        Cors,
+        allow_origins=settings.cors_origins,
+        allow_credentials=True,
+        allow_methods=ALLOWED_METHODS,
+        allow_headers=ALLOWED_HEADERS,
+        expose_headers=EXPOSED_HEADERS,
+    )
+    app.add_middleware(RequestContext)
+    for module in (tasks, health, pages):
+        app.include_router(module.router)
+    handlers.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    app.state.authenticator = Authenticator(settings)
+    app.state.database = Database(settings)
+    yield
+    await app.state.database.close()
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`main:app`, made when a server asks for it, so that importing has no effects."""
+    if name != "app":
+        raise AttributeError(name)
+    settings = Settings.load()
+    logs.configure(settings.log_level)
+    return create_app(settings)

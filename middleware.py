@@ -1,0 +1,158 @@
+"""What surrounds every request: its id, its log line, the headers of its answer.
+
+Plain ASGI, outermost first: RequestContext, Cors, Unforeseen. Starlette's
+BaseHTTPMiddleware would cost more than the handlers do.
+"""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from problems import CORS_REFUSED, ProblemError, internal_error, response
+
+access = logging.getLogger("access")
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+EXPOSED_HEADERS = (
+    "Allow",
+    "Link",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-ID",
+)
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
+ALLOWED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+_CSP = b"content-security-policy"
+
+# https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
+_SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
+    (
+        b"permissions-policy",
+        b"accelerometer=(), camera=(), geolocation=(), gyroscope=(), microphone=(), payment=(), usb=()",
+    ),
+]
+_NO_CONTENT_SOURCES = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
+_PRIVATE = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
+_NO_STORE = [(b"cache-control", b"no-store")]
+
+
+class PreflightRefused(ProblemError):
+    """A browser asked for an origin, method or header that is not allowed."""
+
+
+class RequestContext:
+    """Gives the request its id, and the answer its headers and its log line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        caching = _PRIVATE if _is_about_tasks(scope["path"]) else _NO_STORE
+        status: int | None = None
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers: list[tuple[bytes, bytes]] = list(message["headers"])
+                headers.append((b"x-request-id", request_id.encode()))
+                headers += _SECURITY_HEADERS
+                headers += caching
+                if not any(name == _CSP for name, _ in headers):
+                    headers.append(_NO_CONTENT_SOURCES)
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            route = scope.get("route")
+            access.info(
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "route": getattr(route, "path", None),
+                    "status": status,
+                    "duration_ms": round((time.perf_counter() - started) * 1000, 2),
+                    "request_id": request_id,
+                    "user_id": state.get("user_id"),
+                },
+            )
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, with this service's answers to a preflight: 204, or a problem."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except PreflightRefused as refused:
+            await response(scope["state"]["request_id"], refused)(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+        if answer.status_code >= 400:
+            raise PreflightRefused(CORS_REFUSED, "This preflight is not allowed.", headers=headers)
+        return Response(status_code=204, headers=headers)
+
+
+class Unforeseen:
+    """Turns what no handler expected into a 500 that says nothing of its cause."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception:
+            request_id = scope["state"]["request_id"]
+            log.exception("unforeseen fault", extra={"request_id": request_id})
+            if started:
+                raise
+            await response(request_id, internal_error())(scope, receive, send)
+
+
+def _is_about_tasks(path: str) -> bool:
+    return path == "/api/tasks" or path.startswith("/api/tasks/")
+
+
+def _request_id(scope: Scope) -> str:
+    given: list[bytes] = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return given[0].decode()
+    return uuid.uuid4().hex

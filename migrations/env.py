@@ -1,0 +1,34 @@
+"""Runs the migrations: one transaction, one at a time, on the direct endpoint."""
+
+from alembic import context
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+import db
+import logs
+import models  # noqa: F401 - fills the metadata
+from settings import DatabaseSettings
+
+ADVISORY_LOCK = 7_455_308_412
+"""Any number that no other program in this database takes."""
+
+WAIT_FOR_ANOTHER_RUN = "60s"
+WAIT_FOR_A_TABLE = "5s"
+"""A migration that waits for a table makes every later request wait behind it."""
+
+
+def run() -> None:
+    settings = DatabaseSettings.load()
+    logs.configure(settings.log_level)
+    engine = db.connect(settings.direct_url, settings).execution_options(isolation_level="READ COMMITTED")
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=SQLModel.metadata)
+        with context.begin_transaction():
+            # Let go of at the end of the transaction, and so safe behind a pooler too.
+            connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_ANOTHER_RUN}'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_A_TABLE}'"))
+            context.run_migrations()
+
+
+run()

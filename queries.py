@@ -1,0 +1,61 @@
+"""Query parameters and path parameters, as strict as bodies are."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Path, Request
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from auth import CurrentUser
+from problems import INVALID_REQUEST, ProblemError, ProblemItem
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def only(*names: str) -> Callable[[Request, CurrentUser], Awaitable[None]]:
+    """A dependency that refuses any other query parameter, and one given twice."""
+    taken = f"known are: {', '.join(names)}" if names else "this operation takes none"
+
+    async def check(request: Request, user: CurrentUser) -> None:
+        if not request.scope["query_string"]:
+            return
+        given = [name for name, _ in request.query_params.multi_items()]
+        items = []
+        if not set(given) <= set(names):
+            items.append(ProblemItem(detail=f"There is an unknown query parameter; {taken}.", parameter=""))
+        items += [
+            ProblemItem(detail="The parameter is given more than once.", parameter=name)
+            for name in names
+            if given.count(name) > 1
+        ]
+        if items:
+            raise ProblemError(INVALID_REQUEST, "The query breaks a rule; see errors.", errors=items)
+
+    return check
+
+
+def _boolean(value: object) -> object:
+    if value not in ("true", "false"):
+        raise PydanticCustomError("boolean", "Input should be true or false")
+    return value == "true"
+
+
+def _whole_number(value: object) -> object:
+    if not isinstance(value, str) or not _WHOLE_NUMBER.fullmatch(value):
+        raise PydanticCustomError("whole_number", "Input should be a whole number")
+    return int(value)
+
+
+def _canonical(value: object) -> object:
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise PydanticCustomError("uuid", "Input should be a UUID in its canonical form")
+    return UUID(value)
+
+
+QueryBoolean = Annotated[bool, BeforeValidator(_boolean)]
+QueryNumber = Annotated[int, BeforeValidator(_whole_number)]
+TaskId = Annotated[UUID, BeforeValidator(_canonical), Path(description="The task's id.")]

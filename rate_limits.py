@@ -1,0 +1,142 @@
+"""How often a user may ask, and an address may be refused.
+
+Counting is the `limits` package's, with fixed windows, in this process or in a
+Redis that all processes share.
+"""
+
+import ipaddress
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+from limits import RateLimitItem
+from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.strategies import FixedWindowRateLimiter
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+from starlette.requests import HTTPConnection
+
+from problems import TOO_MANY_REQUESTS, ProblemError
+from settings import Settings
+
+REDIS_SECONDS = 0.25
+"""How long a request waits for Redis before the process counts by itself."""
+
+PAUSE_SECONDS = 5.0
+"""How long it then goes on by itself before it asks Redis again."""
+
+log = logging.getLogger(__name__)
+
+
+class RateLimit:
+    """One named limit; `name` is what its headers call it."""
+
+    def __init__(self, name: str, rate: RateLimitItem, counters: "Counters") -> None:
+        self._name = name
+        self._rate = rate
+        self._counters = counters
+        self._window = rate.get_expiry()
+
+    async def hit(self, key: str) -> None:
+        """Count one request of `key`; raises a 429 problem when it is over the limit."""
+        if await self._counters.hit(self._rate, self._name, key):
+            return
+        reset = await self._counters.reset_after(self._rate, self._name, key)
+        raise ProblemError(
+            TOO_MANY_REQUESTS,
+            "This rate limit is used up for now.",
+            headers={
+                "Retry-After": str(reset),
+                "RateLimit-Policy": f'"{self._name}";q={self._rate.amount};w={self._window}',
+                "RateLimit": f'"{self._name}";r=0;t={reset}',
+            },
+        )
+
+
+class Counters:
+    """Where the hits are counted: the shared storage, or the process while that is away."""
+
+    def __init__(self, url: str) -> None:
+        self._local = FixedWindowRateLimiter(MemoryStorage())
+        self._shared = FixedWindowRateLimiter(_storage(url)) if not url.startswith("memory:") else None
+        self._shared_again_at = 0.0
+
+    async def hit(self, rate: RateLimitItem, *key: str) -> bool:
+        """Whether this hit is within the rate."""
+        shared = self._reachable()
+        if shared is not None:
+            try:
+                return await shared.hit(rate, *key)
+            except StorageError as error:
+                self._pause(error)
+        return await self._local.hit(rate, *key)
+
+    async def reset_after(self, rate: RateLimitItem, *key: str) -> int:
+        """Whole seconds until the window ends, at least 1."""
+        shared = self._reachable()
+        try:
+            stats = await (shared or self._local).get_window_stats(rate, *key)
+        except StorageError as error:
+            self._pause(error)
+            stats = await self._local.get_window_stats(rate, *key)
+        return max(1, math.ceil(stats.reset_time - time.time()))
+
+    def _reachable(self) -> FixedWindowRateLimiter | None:
+        return self._shared if time.monotonic() >= self._shared_again_at else None
+
+    def _pause(self, error: StorageError) -> None:
+        self._shared_again_at = time.monotonic() + PAUSE_SECONDS
+        log.warning("The rate limit storage does not answer: %s", type(error.storage_error).__name__)
+
+
+def _storage(url: str) -> Storage:
+    storage = storage_from_string(
+        f"async+{url}",
+        wrap_exceptions=True,
+        implementation="redispy",
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+    )
+    assert isinstance(storage, Storage)
+    return storage
+
+
+class RateLimits:
+    """Both limits of the service, and how a client is told from another."""
+
+    def __init__(self, settings: Settings) -> None:
+        counters = Counters(settings.rate_limit_storage_url)
+        self.requests = RateLimit("requests", settings.rate_limit_requests, counters)
+        self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, counters)
+        self._hops = settings.trusted_proxy_hops
+
+    def address(self, connection: HTTPConnection) -> str:
+        """The client's address, as far as it can be trusted.
+
+        Each proxy appends whom it saw to X-Forwarded-For, so what stands left
+        of the trusted ones is the client's own invention. An IPv6 client has a
+        whole /64 to choose addresses from, which counts as one.
+        """
+        peer = connection.client.host if connection.client else ""
+        if self._hops:
+            forwarded = _forwarded_for(connection.headers.getlist("x-forwarded-for"))
+            if len(forwarded) >= self._hops:
+                return _network(forwarded[-self._hops]) or _network(peer) or peer
+        return _network(peer) or peer
+
+
+def _forwarded_for(values: Sequence[str]) -> list[str]:
+    return [entry.strip() for value in values for entry in value.split(",")]
+
+
+def _network(address: str) -> str | None:
+    try:
+        parsed = ipaddress.ip_address(address.strip("[]"))
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))

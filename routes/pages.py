@@ -1,0 +1,42 @@
+"""Pages for people: what the problem types mean, and the contract to try out."""
+
+from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, PlainTextResponse
+
+import contract
+import problems
+
+router = APIRouter()
+
+# Swagger UI comes from its CDN and starts itself with an inline script.
+_DOCS_CSP = (
+    "default-src 'none'; frame-ancestors 'none'; connect-src 'self'; "
+    "img-src data: https://fastapi.tiangolo.com; "
+    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net"
+)
+
+
+@router.get(
+    "/problems/{name}",
+    tags=["problems"],
+    response_class=PlainTextResponse,
+    responses={
+        200: {"description": "The explanation.", "headers": contract.headers("X-Request-ID")},
+        404: contract.problem(problems.NOT_FOUND),
+    },
+)
+async def explain_problem(name: str) -> PlainTextResponse:
+    """What a problem's `type` means and what to do about it."""
+    kind = problems.TYPES.get(name)
+    if kind is None:
+        raise problems.ProblemError(problems.NOT_FOUND, "There is no problem type of this name.")
+    return PlainTextResponse(f"{kind.title} ({kind.status})\n\n{kind.explanation}\n")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    page = get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
+    page.headers["Content-Security-Policy"] = _DOCS_CSP
+    return page

@@ -1,0 +1,176 @@
+"""The HTTP contract of /api/tasks: parse, call, answer."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import TypeAdapter
+
+import contract
+import cursors
+from auth import CurrentUser
+from bodies import JSON, MERGE_PATCH, json_body
+from db import Database
+from models import TaskCreate, TaskRead, TaskReplace, TaskUpdate
+from problems import INVALID_CURSOR, ProblemError
+from queries import QueryBoolean, QueryNumber, TaskId, only
+from services import tasks
+
+router = APIRouter(prefix="/api/tasks", tags=["tasks"])
+
+DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
+
+_one = TypeAdapter(TaskRead)
+_many = TypeAdapter(list[TaskRead])
+
+
+async def get_database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+Db = Annotated[Database, Depends(get_database)]
+NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
+WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
+Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
+_no_query = [Depends(only())]
+_found = contract.success("The task.", example=contract.EXAMPLE_TASK)
+
+
+@router.get(
+    "",
+    response_model=list[TaskRead],
+    responses={
+        200: contract.success(
+            "A page of tasks.",
+            example=[contract.EXAMPLE_TASK],
+            extra=contract.headers("Link", required=False),
+        ),
+        **contract.task_problems(INVALID_CURSOR),
+    },
+    dependencies=[Depends(only("completed", "limit", "cursor"))],
+)
+async def list_tasks(
+    request: Request,
+    user: CurrentUser,
+    db: Db,
+    completed: Annotated[
+        QueryBoolean | None, Query(description="Only tasks that are, or are not, completed.")
+    ] = None,
+    limit: Annotated[
+        QueryNumber, Query(ge=1, le=MAXIMUM_LIMIT, description="How many tasks a page has at most.")
+    ] = DEFAULT_LIMIT,
+    cursor: Annotated[
+        str | None, Query(description="Where the page begins; taken from the `next` link.")
+    ] = None,
+) -> Response:
+    """List your tasks, newest first.
+
+    When there are more than `limit`, the answer has a `Link` header with
+    `rel="next"`: follow it as it is.
+    """
+    after = None if cursor is None else _position(cursor, user.id, completed)
+    found = await db.run(user.id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1)
+    page = found[:limit]
+    answer = _json(_many.dump_json(page))
+    if len(found) > limit:
+        following = cursors.encode(page[-1].id, user.id, completed)
+        query = urlencode({**request.query_params, "cursor": following})
+        answer.headers["Link"] = f'</api/tasks?{query}>; rel="next"'
+    return answer
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=TaskRead,
+    responses={
+        201: contract.success(
+            "The new task.", example=contract.EXAMPLE_TASK, extra=contract.headers("Location")
+        )
+        | {"links": contract.links_to_task()},
+        **contract.task_problems(*contract.OF_A_BODY),
+    },
+    openapi_extra=contract.request_body(TaskCreate, JSON),
+    dependencies=_no_query,
+)
+async def create_task(user: CurrentUser, body: NewTask, db: Db) -> Response:
+    """Create a task.
+
+    Sending the same body twice makes two tasks.
+    """
+    task = await db.run(user.id, tasks.create_task, body)
+    answer = _json(_one.dump_json(task), status=201)
+    answer.headers["Location"] = f"/api/tasks/{task.id}"
+    return answer
+
+
+@router.get(
+    "/{task_id}",
+    response_model=TaskRead,
+    responses={200: _found, **contract.task_problems(*contract.OF_AN_ID)},
+    dependencies=_no_query,
+)
+async def get_task(task_id: TaskId, user: CurrentUser, db: Db) -> Response:
+    """Read one of your tasks."""
+    return _json(_one.dump_json(await db.run(user.id, tasks.get_task, task_id)))
+
+
+@router.put(
+    "/{task_id}",
+    response_model=TaskRead,
+    responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
+    openapi_extra=contract.request_body(TaskReplace, JSON),
+    dependencies=_no_query,
+)
+async def replace_task(task_id: TaskId, user: CurrentUser, body: WholeTask, db: Db) -> Response:
+    """Replace all that you can write of a task.
+
+    A field that you leave out takes its default. A task that does not exist is
+    not created.
+    """
+    return _json(_one.dump_json(await db.run(user.id, tasks.replace_task, task_id, body)))
+
+
+@router.patch(
+    "/{task_id}",
+    response_model=TaskRead,
+    responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
+    openapi_extra=contract.request_body(TaskUpdate, JSON, MERGE_PATCH),
+    dependencies=_no_query,
+)
+async def update_task(task_id: TaskId, user: CurrentUser, body: Patch, db: Db) -> Response:
+    """Change some fields of a task (JSON Merge Patch, RFC 7396).
+
+    A field that you leave out keeps its value; null clears `description` and
+    `due_at`.
+    """
+    return _json(_one.dump_json(await db.run(user.id, tasks.update_task, task_id, body)))
+
+
+@router.delete(
+    "/{task_id}",
+    status_code=204,
+    response_class=Response,
+    responses={
+        204: {"description": "The task is deleted.", "headers": contract.headers("X-Request-ID")},
+        **contract.task_problems(*contract.OF_AN_ID),
+    },
+    dependencies=_no_query,
+)
+async def delete_task(task_id: TaskId, user: CurrentUser, db: Db) -> Response:
+    """Delete a task. A second time, it is not there any more: 404."""
+    await db.run(user.id, tasks.delete_task, task_id)
+    return Response(status_code=204)
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+def _position(cursor: str, user_id: str, completed: bool | None) -> UUID:
+    try:
+        return cursors.decode(cursor, user_id, completed)
+    except cursors.InvalidCursor:
+        raise ProblemError(INVALID_CURSOR, "This cursor is not one of this list.") from None

@@ -1,0 +1,164 @@
+"""The statements behind the operations on tasks, and the rules they carry.
+
+    TaskNotFound     no such task for this user
+
+Each function sends one statement. Statements are built once; what differs from
+request to request is a bound parameter. Every one starts from `_visible`, what
+a caller may see, so that another user's task and a deleted one do not exist.
+No HTTP here.
+"""
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from uuid import UUID
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Integer,
+    Text,
+    Update,
+    UpdateBase,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    update,
+)
+from sqlmodel import Session, select
+from sqlmodel.sql.expression import Select
+
+from models import TASKS, TaskCreate, TaskRead, TaskReplace, TaskUpdate
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils.compat import uuid7
+
+
+class TaskNotFound(LookupError):
+    """There is no such task among the user's own, whether or not another user has one."""
+
+
+Statement = Select[*tuple[object, ...]] | UpdateBase
+
+_NAMES = tuple(TaskRead.model_fields)
+_COLUMNS = [TASKS.c[name] for name in _NAMES]
+_WRITABLE = tuple(TaskReplace.model_fields)
+
+_visible = and_(
+    TASKS.c.user_id == bindparam("caller", type_=Text),
+    TASKS.c.deleted_at.is_(None),
+)
+_this_task = and_(_visible, TASKS.c.id == bindparam("task_id", type_=Uuid))
+
+
+def _new(name: str) -> ColumnElement[object]:
+    """The value that a request gives the column."""
+    return bindparam(f"new_{name}", type_=TASKS.c[name].type)
+
+
+def _values(task: TaskCreate | TaskReplace) -> dict[str, object]:
+    return {f"new_{name}": getattr(task, name) for name in _WRITABLE}
+
+
+def _rows(session: Session, statement: Statement, parameters: Mapping[str, object]) -> list[TaskRead]:
+    """The tasks as stored: what the constraints of the table let in needs no second check."""
+    found = session.exec(statement, params=parameters)
+    return [TaskRead.model_construct(**dict(zip(_NAMES, row, strict=True))) for row in found]
+
+
+def _one(session: Session, statement: Statement, parameters: Mapping[str, object]) -> TaskRead:
+    found = _rows(session, statement, parameters)
+    if not found:
+        raise TaskNotFound
+    return found[0]
+
+
+_INSERT = (
+    insert(TASKS)
+    .values(
+        user_id=bindparam("caller", type_=Text),
+        id=bindparam("task_id", type_=Uuid),
+        completed_at=case((_new("completed"), func.now())),
+        **{name: _new(name) for name in _WRITABLE},
+    )
+    .returning(*_COLUMNS)
+)
+_SELECT = select(*_COLUMNS).where(_this_task)
+
+
+@cache
+def _list_statement(by_completed: bool, after_another: bool) -> Select[*tuple[object, ...]]:
+    """One statement for each form, so that the planner sees no alternative."""
+    statement: Select[*tuple[object, ...]] = select(*_COLUMNS).where(_visible)
+    if by_completed:
+        statement = statement.where(TASKS.c.completed == bindparam("completed", type_=Boolean))
+    if after_another:
+        statement = statement.where(TASKS.c.id < bindparam("after", type_=Uuid))
+    return statement.order_by(TASKS.c.id.desc()).limit(bindparam("limit", type_=Integer))
+
+
+@cache
+def _update_statement(names: frozenset[str]) -> Update:
+    """The statement that sets these columns: one of 2⁶ at most."""
+    # clock_timestamp, not now: a change that waited for another one's lock must
+    # not bear the earlier time at which it began to wait.
+    clock = func.clock_timestamp()
+    changes = {name: _new(name) for name in names}
+    changes |= {"version": TASKS.c.version + 1, "updated_at": clock}
+    if "completed" in names:
+        changes["completed_at"] = case((_new("completed"), func.coalesce(TASKS.c.completed_at, clock)))
+    return update(TASKS).where(_this_task).values(changes).returning(*_COLUMNS)
+
+
+_DELETE = update(TASKS).where(_this_task).values(deleted_at=func.clock_timestamp()).returning(*_COLUMNS)
+
+
+def list_tasks(
+    session: Session,
+    caller: str,
+    *,
+    completed: bool | None,
+    after: UUID | None,
+    limit: int,
+) -> list[TaskRead]:
+    """Up to `limit` of the caller's tasks, newest first, that are older than `after`."""
+    statement = _list_statement(completed is not None, after is not None)
+    parameters = {"caller": caller, "completed": completed, "after": after, "limit": limit}
+    return _rows(session, statement, parameters)
+
+
+def create_task(session: Session, caller: str, task: TaskCreate) -> TaskRead:
+    """Store a new task. Ids grow with time: to the millisecond, and within one process strictly."""
+    parameters = {"caller": caller, "task_id": uuid7(), **_values(task)}
+    return _one(session, _INSERT, parameters)
+
+
+def get_task(session: Session, caller: str, task_id: UUID) -> TaskRead:
+    """Raises TaskNotFound."""
+    return _one(session, _SELECT, {"caller": caller, "task_id": task_id})
+
+
+def replace_task(session: Session, caller: str, task_id: UUID, task: TaskReplace) -> TaskRead:
+    """Give every writable field a new value. Raises TaskNotFound."""
+    parameters = {"caller": caller, "task_id": task_id, **_values(task)}
+    return _one(session, _update_statement(frozenset(_WRITABLE)), parameters)
+
+
+def update_task(session: Session, caller: str, task_id: UUID, patch: TaskUpdate) -> TaskRead:
+    """Change what the patch names; an empty one only reads. Raises TaskNotFound."""
+    names = frozenset(patch.model_fields_set)
+    if not names:
+        return get_task(session, caller, task_id)
+    values = {f"new_{name}": getattr(patch, name) for name in names}
+    parameters = {"caller": caller, "task_id": task_id, **values}
+    return _one(session, _update_statement(names), parameters)
+
+
+def delete_task(session: Session, caller: str, task_id: UUID) -> None:
+    """Mark the task as deleted and keep its row. Raises TaskNotFound."""
+    _one(session, _DELETE, {"caller": caller, "task_id": task_id})

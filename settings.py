@@ -1,0 +1,251 @@
+"""Every environment variable of the service, validated once at start.
+
+Nothing else reads the environment, and this module imports nothing of ours.
+Secrets are `SecretStr` and URLs with passwords are `sqlalchemy.URL`, so that
+neither shows itself when a settings object is printed.
+"""
+
+import ipaddress
+import sys
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+import limits
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+MINIMUM_SECRET_BYTES = 32
+"""HS256 keys shorter than the hash's output are refused (RFC 7518, 3.2)."""
+
+
+def fault(message: str) -> PydanticCustomError:
+    """A validation error that says `message` and nothing of the value."""
+    return PydanticCustomError("setting", "{message}", {"message": message})
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _database_url(value: object) -> URL:
+    """Read a Neon, Heroku or libpq style URL as one for psycopg2.
+
+    TLS is demanded of every host that is not this machine, unless the URL
+    carries an `sslmode` of its own.
+    """
+    if isinstance(value, URL):
+        return value
+    try:
+        url = make_url(str(value))
+    except (ArgumentError, ValueError):
+        raise fault("is not a database URL") from None
+    if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg2"}:
+        raise fault("must begin with postgres:// or postgresql://")
+    if not url.database:
+        raise fault("names no database")
+    if "options" in url.query:
+        raise fault("must not carry options: a transaction-mode pooler refuses them")
+    host = url.host or str(url.query.get("host", ""))
+    on_this_machine = not host or host.startswith("/") or is_loopback(host)
+    if not on_this_machine and "sslmode" not in url.query:
+        url = url.update_query_dict({"sslmode": "require"})
+    return url.set(drivername="postgresql+psycopg2")
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise fault("is not an http or https URL")
+    if parts.username or parts.query or parts.fragment:
+        raise fault("must not carry credentials, a query or a fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise fault("must be https: whoever can change these keys can sign tokens")
+    return value.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or value != f"{parts.scheme}://{parts.netloc}":
+        raise fault("must be origins like https://app.example.com, without a path, and never *")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    secret = value.get_secret_value()
+    if secret != secret.strip():
+        raise fault("has white space at its ends, which Better Auth would make part of the key")
+    if len(secret.encode()) < MINIMUM_SECRET_BYTES:
+        raise fault(f"must be at least {MINIMUM_SECRET_BYTES} bytes (each part, when it has commas)")
+    return value
+
+
+def _split(value: object) -> object:
+    """A comma-separated list; a trailing newline stays, to be refused by name."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _split_words(value: object) -> object:
+    return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
+def _rate(value: object) -> limits.RateLimitItem:
+    if isinstance(value, limits.RateLimitItem):
+        return value
+    try:
+        return limits.parse(str(value))
+    except ValueError:
+        raise fault("is not a rate like 600/minute") from None
+
+
+def _storage_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"memory", "redis", "rediss"}:
+        raise fault("must be memory://, redis:// or rediss://")
+    return value
+
+
+DatabaseURL = Annotated[InstanceOf[URL], BeforeValidator(_database_url)]
+HttpURL = Annotated[str, AfterValidator(_http_url)]
+Origin = Annotated[str, AfterValidator(_origin)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Rate = Annotated[InstanceOf[limits.RateLimitItem], BeforeValidator(_rate)]
+StorageURL = Annotated[str, AfterValidator(_storage_url)]
+
+
+class DatabaseSettings(BaseSettings):
+    """What migrations need; also the base of all settings."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        enable_decoding=False,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: DatabaseURL
+    database_url_unpooled: DatabaseURL | None = None
+    db_connect_timeout: Annotated[int, Field(ge=1, le=60)] = 5
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and `.env`, or end the process naming every fault."""
+        try:
+            return cls()
+        except ValidationError as error:
+            sys.exit("\n".join(["The settings are wrong:", *_explain(error)]))
+
+    @property
+    def direct_url(self) -> URL:
+        """The endpoint without a pooler: migrations hold locks for a whole session."""
+        if self.database_url_unpooled is not None:
+            return self.database_url_unpooled
+        url = self.database_url
+        name, dot, domain = (url.host or "").partition(".")
+        if dot and name.endswith("-pooler"):
+            return url.set(host=f"{name.removesuffix('-pooler')}.{domain}")
+        return url
+
+
+class Settings(DatabaseSettings):
+    """What the web process needs."""
+
+    db_pool_size: Annotated[int, Field(ge=1, le=100)] = 5
+    db_pool_timeout: Annotated[float, Field(gt=0, le=60)] = 5
+    db_statement_timeout: Annotated[float, Field(ge=0.1, le=60)] = 5
+
+    better_auth_secret: Annotated[tuple[Secret, ...], BeforeValidator(_split)] = ()
+    better_auth_url: HttpURL | None = None
+    jwks_url: HttpURL | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+
+    rate_limit_requests: Rate = limits.parse("600/minute")
+    rate_limit_auth_failures: Rate = limits.parse("60/minute")
+    rate_limit_storage_url: StorageURL = "memory://"
+    trusted_proxy_hops: Annotated[int, Field(ge=0, le=10)] = 0
+
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_split_words)] = ()
+
+    host: str = "0.0.0.0"  # noqa: S104 - a PaaS routes to the container's own address
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
+
+    _KEY_SOURCES: ClassVar = ("better_auth_secret", "better_auth_url", "jwks_url")
+
+    @property
+    def keys_url(self) -> str | None:
+        """Where the public keys are, or None when tokens are signed with a secret."""
+        if self.jwks_url is None and self.better_auth_url is not None:
+            return f"{self.better_auth_url}/api/auth/jwks"
+        return self.jwks_url
+
+    @property
+    def issuer(self) -> str | None:
+        return self.jwt_issuer or self.better_auth_url
+
+    @property
+    def audience(self) -> str | None:
+        return self.jwt_audience or self.better_auth_url
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_all_faults(cls, data: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Add the faults between settings to those within them, so that both show at once."""
+        between = list(cls._faults_between(data))
+        try:
+            settings = handler(data)
+        except ValidationError as error:
+            within = [
+                InitErrorDetails(
+                    type=fault(each["msg"]) if each["type"] != "missing" else "missing",
+                    loc=each["loc"],
+                    input=None,
+                )
+                for each in error.errors(include_url=False, include_input=False)
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, within + between) from None
+        if between:
+            raise ValidationError.from_exception_data(cls.__name__, between)
+        return settings
+
+    @classmethod
+    def _faults_between(cls, data: dict[str, object]) -> Iterator[InitErrorDetails]:
+        def about(name: str, message: str) -> InitErrorDetails:
+            return InitErrorDetails(type=fault(message), loc=(name,), input=None)
+
+        given = {name for name in cls._KEY_SOURCES if data.get(name)}
+        if not given:
+            yield about("better_auth_secret", "is missing (or set BETTER_AUTH_URL or JWKS_URL)")
+        if "better_auth_secret" in given and len(given) > 1:
+            yield about("better_auth_secret", "excludes BETTER_AUTH_URL and JWKS_URL: set the one that signs")
+        if given == {"jwks_url"}:
+            for name in ("jwt_issuer", "jwt_audience"):
+                if not data.get(name):
+                    yield about(name, "is needed with JWKS_URL (or set BETTER_AUTH_URL)")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for each in error.errors(include_url=False, include_input=False):
+        name = str(each["loc"][0]).upper() if each["loc"] else "settings"
+        message = "is missing" if each["type"] == "missing" else each["msg"]
+        yield f"  {name}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,135 @@
+"""Migrations: the only thing that creates schema."""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL
+from sqlalchemy.exc import OperationalError
+from sqlmodel import SQLModel
+
+import db
+from settings import DatabaseSettings
+from tests.conftest import ROOT, MakeSettings, Sql, alembic, environment, libpq, new_database
+
+
+@pytest.fixture
+def plain_owner(server_url: URL) -> Iterator[URL]:
+    """A database whose owner is no superuser, but may create roles: as in the cloud."""
+    admin = Sql(server_url)
+    name = f"owner_{uuid.uuid4().hex}"
+    admin(f"CREATE ROLE {name} LOGIN CREATEROLE NOSUPERUSER PASSWORD 'secret'")
+    with new_database(server_url) as url:
+        admin(f'ALTER DATABASE "{url.database}" OWNER TO {name}')
+        # The role is the server's, and another database of the tests made it.
+        admin(f"GRANT tasks_api TO {name} WITH ADMIN OPTION")
+        yield url.set(username=name, password="secret")
+    admin(f"DROP OWNED BY {name}")
+    admin(f"DROP ROLE {name}")
+    admin.close()
+
+
+def revision(url: URL) -> list[str]:
+    sql = Sql(url)
+    found = [row[0] for row in sql("SELECT version_num FROM alembic_version")]
+    sql.close()
+    return found
+
+
+def tables(url: URL) -> set[str]:
+    sql = Sql(url)
+    found = {row[0] for row in sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    sql.close()
+    return found
+
+
+@pytest.mark.spec("schema.migrations.agree")
+def test_up_down_and_up_again(empty_database: URL) -> None:
+    alembic(empty_database, command.upgrade, "head")
+    assert tables(empty_database) == {"alembic_version", *SQLModel.metadata.tables}
+    alembic(empty_database, command.check)
+    alembic(empty_database, command.downgrade, "base")
+    assert tables(empty_database) == {"alembic_version"}
+    alembic(empty_database, command.upgrade, "head")
+    alembic(empty_database, command.check)
+
+
+@pytest.mark.spec("schema.migrations.agree")
+def test_models_and_migrations_have_the_same_checks(sql: Sql) -> None:
+    """Alembic does not compare check constraints."""
+    migrated = {
+        row[0]
+        for row in sql(
+            "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = 'tasks'::regclass"
+        )
+    }
+    modelled = {str(each.name) for each in SQLModel.metadata.tables["tasks"].constraints}
+    assert migrated == {name for name in modelled if name.startswith("ck_")}
+
+
+@pytest.mark.spec("schema.migrations.owner", "schema.role.created")
+def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, make_settings: MakeSettings) -> None:
+    alembic(plain_owner, command.upgrade, "head")
+    sql = Sql(plain_owner)
+    assert sql("SELECT set_config('role', 'tasks_api', false)") == [("tasks_api",)]
+    sql.close()
+    alembic(plain_owner, command.downgrade, "base")
+    alembic(plain_owner, command.upgrade, "head")
+
+
+@pytest.mark.spec("schema.migrations.once")
+def test_two_runs_at_once_do_the_work_once(empty_database: URL) -> None:
+    with environment(DATABASE_URL=libpq(empty_database)):
+        runs = [
+            subprocess.Popen([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT) for _ in range(2)
+        ]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    assert revision(empty_database) == [db.SCHEMA_REVISION]
+
+
+@pytest.mark.spec("schema.migrations.lock-timeout")
+def test_a_migration_does_not_wait_for_a_busy_table(empty_database: URL) -> None:
+    alembic(empty_database, command.upgrade, "head")
+    busy = Sql(empty_database)
+    busy("BEGIN")
+    busy("SELECT FROM tasks")
+    with pytest.raises(OperationalError, match="lock timeout"):
+        alembic(empty_database, command.downgrade, "base")
+    busy("ROLLBACK")
+    busy.close()
+    assert "tasks" in tables(empty_database)
+    assert revision(empty_database) == [db.SCHEMA_REVISION]
+
+
+@pytest.mark.spec("schema.revision")
+def test_revisions_are_numbered_and_the_service_knows_the_newest() -> None:
+    script = ScriptDirectory.from_config(Config(ROOT / "alembic.ini"))
+    revisions = [each.revision for each in script.walk_revisions()][::-1]
+    assert revisions == [f"{number:04}" for number in range(1, len(revisions) + 1)]
+    assert script.get_current_head() == db.SCHEMA_REVISION
+
+
+@pytest.mark.spec("schema.migrations.direct")
+@pytest.mark.parametrize(
+    ("pooled", "unpooled", "host"),
+    [
+        ("ep-cool-1-pooler.eu-central-1.aws.neon.tech", None, "ep-cool-1.eu-central-1.aws.neon.tech"),
+        ("ep-cool-1.eu-central-1.aws.neon.tech", None, "ep-cool-1.eu-central-1.aws.neon.tech"),
+        ("localhost-pooler", None, "localhost-pooler"),
+        ("ep-cool-1-pooler.neon.tech", "direct.example.com", "direct.example.com"),
+    ],
+)
+def test_migrations_go_past_the_pooler(pooled: str, unpooled: str | None, host: str) -> None:
+    settings = DatabaseSettings(
+        _env_file=None,
+        database_url=f"postgres://app:secret@{pooled}/tasks?sslmode=require",
+        database_url_unpooled=unpooled and f"postgres://app:secret@{unpooled}/tasks",
+    )
+    assert settings.direct_url.host == host
+    assert settings.direct_url.password == "secret"
+    assert settings.direct_url.query["sslmode"] == "require"

@@ -1,0 +1,205 @@
+"""What the database itself refuses, whatever the service would ask of it."""
+
+import re
+import uuid
+from collections.abc import Iterator
+
+import psycopg2
+import pytest
+from alembic import command
+from psycopg2 import errors
+from sqlalchemy import URL, make_url
+from sqlalchemy.sql import ClauseElement
+
+from services import tasks
+from tests.conftest import Sql, alembic
+from tests.support import Caller
+
+LATER = "10000-01-01 00:00:00+00"
+
+
+@pytest.fixture
+def as_role(database_url: URL) -> Iterator[Sql]:
+    """A connection under the role of the requests, for a user `app.user_id` names."""
+    connection = Sql(database_url)
+    connection("SELECT set_config('role', 'tasks_api', false)")
+    yield connection
+    connection.close()
+
+
+def become(sql: Sql, user_id: str) -> None:
+    sql("SELECT set_config('app.user_id', %s, false)", user_id)
+
+
+def insert(sql: Sql, user_id: str, **columns: object) -> str:
+    task_id = str(uuid.uuid4())
+    values = {"user_id": user_id, "id": task_id, "title": "x", **columns}
+    names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
+    sql(f"INSERT INTO tasks ({names}) VALUES ({marks})", *values.values())
+    return task_id
+
+
+@pytest.mark.spec("schema.key")
+def test_the_owner_is_part_of_the_key(sql: Sql) -> None:
+    [[definition]] = sql("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'pk_tasks'")
+    assert definition == "PRIMARY KEY (user_id, id)"
+
+
+@pytest.mark.spec("schema.checks")
+@pytest.mark.parametrize(
+    ("columns", "constraint"),
+    [
+        ({"user_id": ""}, "user_id_length"),
+        ({"user_id": "x" * 256}, "user_id_length"),
+        ({"title": ""}, "title_length"),
+        ({"title": "x" * 201}, "title_length"),
+        ({"description": "x" * 5001}, "description_length"),
+        ({"completed": True}, "completed_at_agrees"),
+        ({"completed_at": "2030-01-01 00:00:00+00"}, "completed_at_agrees"),
+        ({"priority": "urgent"}, "priority_known"),
+        ({"due_at": "1969-12-31 23:59:59+00"}, "due_at_range"),
+        ({"due_at": LATER}, "due_at_range"),
+        ({"due_at": "infinity"}, "due_at_range"),
+        ({"tags": ["x"] * 21}, "tags_flat"),
+        ({"tags": [["x"]]}, "tags_flat"),
+        ({"tags": ["x", None]}, "tags_flat"),
+        ({"version": 0}, "version_positive"),
+    ],
+)
+def test_no_statement_can_store_what_the_api_would_not(
+    sql: Sql, columns: dict[str, object], constraint: str
+) -> None:
+    values = {"user_id": f"user-{uuid.uuid4()}", **columns}
+    with pytest.raises(errors.CheckViolation) as refused:
+        insert(sql, str(values.pop("user_id")), **values)
+    assert refused.value.diag.constraint_name == f"ck_tasks_{constraint}"
+
+
+@pytest.mark.spec("schema.role.no-bypass", "schema.role.created")
+def test_the_role_can_do_nothing_by_itself(sql: Sql) -> None:
+    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
+    assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_api'") == [(False,) * 7]
+    assert sql("SELECT count(*) FROM pg_class WHERE relowner = 'tasks_api'::regrole") == [(0,)]
+
+
+@pytest.mark.spec("schema.role.grants")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM tasks",
+        "TRUNCATE tasks",
+        "UPDATE tasks SET user_id = 'somebody'",
+        "UPDATE tasks SET id = gen_random_uuid()",
+        "UPDATE tasks SET created_at = now()",
+        "ALTER TABLE tasks DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY own_tasks ON tasks",
+        "DROP TABLE tasks",
+        "CREATE TABLE more ()",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "UPDATE alembic_version SET version_num = '0'",
+        "DELETE FROM alembic_version",
+        "CREATE ROLE more",
+        "COPY tasks TO PROGRAM 'true'",
+    ],
+)
+def test_the_role_may_not(as_role: Sql, statement: str) -> None:
+    become(as_role, "somebody")
+    with pytest.raises(errors.InsufficientPrivilege):
+        as_role(statement)
+
+
+@pytest.mark.spec("schema.role.grants")
+def test_the_role_may(as_role: Sql) -> None:
+    user = f"user-{uuid.uuid4()}"
+    become(as_role, user)
+    insert(as_role, user)
+    assert as_role("UPDATE tasks SET title = 'y' RETURNING title") == [("y",)]
+    assert as_role("SELECT version_num FROM alembic_version") == [("0001",)]
+
+
+@pytest.mark.spec("schema.rls.forced")
+def test_row_security_is_enabled_and_forced(sql: Sql, as_role: Sql) -> None:
+    assert sql("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'tasks'") == [
+        (True, True)
+    ]
+    assert as_role("SELECT row_security_active('tasks')") == [(True,)]
+
+
+@pytest.mark.spec("schema.rls.policy")
+def test_only_the_named_users_rows_exist(as_role: Sql) -> None:
+    mine, theirs = f"user-{uuid.uuid4()}", f"user-{uuid.uuid4()}"
+    for user in (mine, theirs):
+        become(as_role, user)
+        insert(as_role, user)
+    become(as_role, mine)
+    assert as_role("SELECT DISTINCT user_id FROM tasks") == [(mine,)]
+    assert as_role("UPDATE tasks SET title = 'y' WHERE user_id = %s RETURNING 1", theirs) == []
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        insert(as_role, theirs)
+
+
+@pytest.mark.spec("schema.rls.policy")
+@pytest.mark.parametrize("setting", ["absent", "empty"])
+def test_without_a_user_no_row_exists(as_role: Sql, owner: Caller, setting: str) -> None:
+    owner.create()
+    if setting == "empty":
+        become(as_role, "")
+    assert as_role("SELECT count(*) FROM tasks") == [(0,)]
+    with pytest.raises(psycopg2.Error):
+        insert(as_role, "")
+
+
+@pytest.mark.spec("schema.index")
+def test_there_is_an_index_for_each_list(sql: Sql) -> None:
+    found = {
+        row[0].split(" USING ")[1] for row in sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
+    }
+    assert found == {"btree (user_id, id)", "btree (user_id, completed, id) WHERE (deleted_at IS NULL)"}
+
+
+@pytest.fixture
+def crowded(empty_database: URL) -> Iterator[Sql]:
+    """Enough rows that the planner chooses as it would in production."""
+    alembic(empty_database, command.upgrade, "head")
+    connection = Sql(empty_database)
+    connection(
+        "INSERT INTO tasks (user_id, id, title, completed, completed_at)"
+        " SELECT 'user-' || n % 101, gen_random_uuid(), 'x', n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END"
+        " FROM generate_series(1, 40000) n"
+    )
+    connection("VACUUM ANALYZE tasks")
+    connection("SELECT set_config('role', 'tasks_api', false)")
+    become(connection, "user-7")
+    yield connection
+    connection.close()
+
+
+@pytest.mark.spec("schema.plans")
+def test_no_operation_scans_the_table_and_no_list_sorts(crowded: Sql) -> None:
+    task = uuid.uuid4()
+    values: dict[str, object] = {
+        "caller": "user-7", "task_id": task, "after": task, "limit": 51, "completed": False,
+        "new_title": "y", "new_completed": True,
+    }  # fmt: skip
+    statements = [
+        tasks._SELECT,
+        tasks._DELETE,
+        tasks._update_statement(frozenset({"title", "completed"})),
+        *(tasks._list_statement(by, after) for by in (False, True) for after in (False, True)),
+    ]
+    for statement in statements:
+        plan = explain(crowded, statement, values)
+        assert "Seq Scan" not in plan, plan
+        assert "Sort" not in plan, plan
+        assert re.search(r"Index Cond: \(+user_id = ", plan), plan
+
+
+def explain(sql: Sql, statement: ClauseElement, values: dict[str, object]) -> str:
+    compiled = statement.compile(dialect=make_url("postgresql+psycopg2://").get_dialect()())
+    literals = {
+        name: str(values[name]) if name in {"task_id", "after"} else values.get(name, value)
+        for name, value in compiled.params.items()
+    }
+    with sql._connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {compiled}", literals)
+        return "\n".join(row[0] for row in cursor.fetchall())

@@ -1,0 +1,259 @@
+"""The one message of a request: what it sends, and what it leaves behind."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from httpx2 import Response
+from sqlalchemy import URL, text
+from sqlmodel import Session
+
+from db import Database
+from tests.conftest import MakeSettings, Serve, Sql, libpq
+from tests.factories import full_task, new_task
+from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok
+from tests.wire import Wire
+
+Operation = Callable[[Caller, str], Response]
+
+OPERATIONS: dict[str, Operation] = {
+    "list": lambda caller, task: caller.get(f"{TASKS}?completed=false&limit=5"),
+    "create": lambda caller, task: caller.post(full_task()),
+    "get": lambda caller, task: caller.get(f"{TASKS}/{task}"),
+    "replace": lambda caller, task: caller.put(task, full_task()),
+    "update": lambda caller, task: caller.patch(task, {"completed": True}),
+    "delete": lambda caller, task: caller.delete(task),
+}
+operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+
+
+@pytest.fixture
+def watched(serve: Serve, database_wire: Wire) -> Caller:
+    """A user of a service whose line to the database is watched; it has one connection."""
+    client = serve(database_url=libpq(database_wire.url), db_pool_size=1)
+    return client_as(client, f"watched-{uuid.uuid4()}")
+
+
+@pytest.mark.spec("tasks.round-trip", "schema.scope")
+@operations
+def test_an_operation_is_one_message(watched: Caller, database_wire: Wire, operation: Operation) -> None:
+    task = watched.create()["id"]
+    database_wire.clear()
+    assert operation(watched, task).is_success
+    [message] = database_wire.messages
+    assert message.startswith("QSELECT set_config('role', 'tasks_api', true)")
+    assert f"set_config('app.user_id', '{watched.user_id}', true)" in message
+    assert "set_config('statement_timeout', '5000', true)" in message
+    assert "set_config('TimeZone', 'UTC', true)" in message
+
+
+@pytest.mark.spec("tasks.round-trip")
+@operations
+def test_a_task_that_is_not_there_costs_no_second_message(
+    watched: Caller, database_wire: Wire, operation: Operation
+) -> None:
+    watched.create()
+    database_wire.clear()
+    operation(watched, str(uuid.uuid4()))
+    assert len(database_wire.messages) == 1
+
+
+@pytest.mark.spec("auth.no-database")
+@operations
+def test_a_refused_request_sends_nothing(watched: Caller, database_wire: Wire, operation: Operation) -> None:
+    task = watched.create()["id"]
+    database_wire.clear()
+    anonymous = Caller(watched.client, "", None)
+    forged = Caller(watched.client, "", (watched.token or "")[:-4] + "AAAA")
+    assert_refused(operation(anonymous, task), None)
+    assert_refused(operation(forged, task), "The signature does not verify")
+    assert database_wire.messages == []
+
+
+@pytest.mark.spec("schema.scope.local")
+def test_nothing_of_the_scope_stays_on_the_connection(make_settings: MakeSettings) -> None:
+    def look(session: Session, _: str) -> tuple[object, ...] | None:
+        """Past the hook that enters the scope, on the very connection of the requests."""
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        with driver.cursor() as cursor:
+            cursor.execute(
+                "SELECT current_user = session_user, current_setting('app.user_id', true),"
+                " current_setting('statement_timeout')"
+            )
+            found: tuple[object, ...] | None = cursor.fetchone()
+            return found
+
+    def work(session: Session, user_id: str) -> tuple[object, ...]:
+        found = session.connection().execute(
+            text("SELECT current_user, current_setting('app.user_id'), current_setting('statement_timeout')")
+        )
+        return tuple(found.one())
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=1, db_statement_timeout=1.5))
+        assert await database.run("somebody", work) == ("tasks_api", "somebody", "1500ms")
+        assert await database.run("somebody", look) == (True, "", "0")
+        with pytest.raises(ZeroDivisionError):
+            await database.run("somebody", lambda session, user: 1 // 0)
+        assert await database.run("another", work) == ("tasks_api", "another", "1500ms")
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("schema.scope")
+def test_without_a_user_the_scope_sees_nothing(make_settings: MakeSettings, owner: Caller) -> None:
+    owner.create()
+
+    def count(session: Session, _: str) -> int:
+        return int(session.connection().execute(text("SELECT count(*) FROM tasks")).scalar_one())
+
+    async def scenario() -> tuple[int, int]:
+        database = Database(make_settings())
+        counts = await database.run("", count), await database.run(owner.user_id, count)
+        await database.close()
+        return counts
+
+    assert asyncio.run(scenario()) == (0, 1)
+
+
+@pytest.mark.spec("process.reconnect")
+def test_a_connection_that_was_closed_while_idle_is_replaced(watched: Caller, database_wire: Wire) -> None:
+    task = watched.create()
+    database_wire.cut()
+    assert watched.read(task["id"]) == task
+    assert database_wire.opened == 2
+    database_wire.clear()
+    assert watched.read(task["id"]) == task
+    assert len(database_wire.messages) == 1
+
+
+@pytest.mark.spec("problems.unavailable")
+def test_a_connection_that_is_lost_under_a_statement_gets_503(
+    serve: Serve, database_url: URL, sql: Sql
+) -> None:
+    client = serve(db_pool_size=1)
+    caller = client_as(client, f"cut-{uuid.uuid4()}")
+    task = caller.create()
+    with Locked(database_url, task["id"]) as lock, ThreadPoolExecutor() as threads:
+        waiting = threads.submit(caller.patch, task["id"], {"title": "x"})
+        lock.wait_for_waiter(sql)
+        lock.terminate_waiter(sql)
+        response = waiting.result()
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+    assert caller.read(task["id"]) == task
+
+
+@pytest.mark.spec("problems.unavailable")
+def test_a_statement_has_a_deadline(serve: Serve, database_url: URL) -> None:
+    caller = client_as(serve(db_statement_timeout=0.2), f"late-{uuid.uuid4()}")
+    task = caller.create()
+    with Locked(database_url, task["id"]):
+        response = caller.patch(task["id"], {"title": "x"})
+        assert_problem(response, 503, "unavailable")
+        assert int(response.headers["retry-after"]) >= 1
+    assert caller.read(task["id"]) == task
+
+
+@pytest.mark.spec("problems.pool")
+def test_a_request_does_not_wait_for_ever_for_a_connection(serve: Serve, database_url: URL, sql: Sql) -> None:
+    client = serve(db_pool_size=1, db_pool_timeout=0.2, db_statement_timeout=30)
+    caller = client_as(client, f"busy-{uuid.uuid4()}")
+    task = caller.create()
+    with Locked(database_url, task["id"]) as lock, ThreadPoolExecutor() as threads:
+        holding = threads.submit(caller.patch, task["id"], {"title": "x"})
+        lock.wait_for_waiter(sql)
+        response = caller.get(TASKS)
+        assert_problem(response, 503, "unavailable")
+        assert int(response.headers["retry-after"]) >= 1
+        assert client.get("/health/live").status_code == 200
+        lock.release()
+        assert ok(holding.result())["title"] == "x"
+    assert caller.get(TASKS).status_code == 200
+
+
+@pytest.mark.spec("tasks.concurrent")
+def test_changes_that_come_together_are_all_applied(owner: Caller) -> None:
+    task = owner.create()["id"]
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda n: ok(owner.patch(task, {"title": f"t{n}"})), range(100)))
+    assert sorted(answer["version"] for answer in answers) == list(range(2, 102))
+    in_order = sorted(answers, key=lambda answer: answer["version"])
+    assert [answer["updated_at"] for answer in in_order] == sorted(answer["updated_at"] for answer in answers)
+    assert owner.read(task) == in_order[-1]
+
+
+@pytest.mark.spec("tasks.concurrent", "tasks.delete.gone")
+def test_of_deletes_that_come_together_one_succeeds(owner: Caller) -> None:
+    task = owner.create()["id"]
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(lambda _: owner.delete(task).status_code, range(10)))
+    assert sorted(answers) == [204] + [404] * 9
+
+
+@pytest.mark.spec("schema.scope.local", "tasks.isolation")
+def test_users_on_the_same_connections_never_mix(serve: Serve) -> None:
+    client = serve(db_pool_size=2)
+    callers = [client_as(client, f"mixed-{uuid.uuid4()}") for _ in range(20)]
+    mistakes: list[object] = []
+
+    def use(caller: Caller) -> None:
+        for _ in range(5):
+            task = ok(caller.post(new_task()), 201)
+            if task["user_id"] != caller.user_id:
+                mistakes.append(task)
+            mistakes.extend(each for each in caller.get().json() if each["user_id"] != caller.user_id)
+
+    threads = [threading.Thread(target=use, args=(caller,)) for caller in callers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mistakes == []
+    assert [len(caller.ids()) for caller in callers] == [5] * 20
+
+
+@pytest.mark.spec("tasks.durable")
+def test_a_change_is_there_for_everybody_when_its_answer_comes(owner: Caller, sql: Sql) -> None:
+    task = owner.create(title="before")["id"]
+    assert sql("SELECT title FROM tasks WHERE id = %s", task) == [("before",)]
+    owner.patch(task, {"title": "after"})
+    assert sql("SELECT title FROM tasks WHERE id = %s", task) == [("after",)]
+    owner.delete(task)
+    assert sql("SELECT deleted_at IS NOT NULL FROM tasks WHERE id = %s", task) == [(True,)]
+
+
+class Locked:
+    """Holds the lock of a task's row, so that a change to it has to wait."""
+
+    def __init__(self, url: URL, task_id: str) -> None:
+        self._sql = Sql(url)
+        self._sql("BEGIN")
+        self._sql("SELECT FROM tasks WHERE id = %s FOR UPDATE", task_id)
+        [[self._pid]] = self._sql("SELECT pg_backend_pid()")
+
+    def __enter__(self) -> "Locked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sql.close()
+
+    def release(self) -> None:
+        self._sql("ROLLBACK")
+
+    def wait_for_waiter(self, sql: Sql) -> None:
+        deadline = time.monotonic() + 10
+        while not sql("SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))", self._pid):
+            assert time.monotonic() < deadline, "nobody waits for the lock"
+
+    def terminate_waiter(self, sql: Sql) -> None:
+        sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))",
+            self._pid,
+        )

@@ -1,0 +1,104 @@
+"""What tests speak with: callers with real tokens, and the contract of an error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from httpx2 import Response
+from starlette.testclient import TestClient
+
+from problems import TYPES
+from tests.factories import new_task
+from tools.tokens import mint
+
+SECRET = "a secret of the tests that is long enough"
+
+TASKS = "/api/tasks"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody who sends requests: a user with a real token, or nobody."""
+
+    client: TestClient
+    user_id: str
+    token: str | None
+
+    def request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> Response:
+        authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return self.client.request(method, path, headers={**authorization, **(headers or {})}, **kwargs)
+
+    def get(self, path: str = TASKS, **kwargs: Any) -> Response:
+        return self.request("GET", path, **kwargs)
+
+    def post(self, body: object, **kwargs: Any) -> Response:
+        return self.request("POST", TASKS, json=body, **kwargs)
+
+    def put(self, task: str, body: object, **kwargs: Any) -> Response:
+        return self.request("PUT", f"{TASKS}/{task}", json=body, **kwargs)
+
+    def patch(self, task: str, body: object, **kwargs: Any) -> Response:
+        return self.request("PATCH", f"{TASKS}/{task}", json=body, **kwargs)
+
+    def delete(self, task: str, **kwargs: Any) -> Response:
+        return self.request("DELETE", f"{TASKS}/{task}", **kwargs)
+
+    def read(self, task: str) -> dict[str, Any]:
+        return ok(self.get(f"{TASKS}/{task}"))
+
+    def create(self, **fields: object) -> dict[str, Any]:
+        """A new task, made through the API."""
+        return ok(self.post(new_task(**fields)), 201)
+
+    def ids(self, query: str = "") -> list[str]:
+        response = self.get(f"{TASKS}{query}")
+        assert response.status_code == 200, response.text
+        return [task["id"] for task in response.json()]
+
+
+def client_as(client: TestClient, user_id: str, **claims: object) -> Caller:
+    return Caller(client, user_id, mint(SECRET, user_id, **claims))
+
+
+def ok(response: Response, status: int = 200) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    task: dict[str, Any] = response.json()
+    return task
+
+
+def assert_problem(response: Response, status: int, kind: str) -> dict[str, Any]:
+    """The only way in which tests check an error: it is the contract of all errors."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert set(problem) - {"errors"} == {"type", "title", "status", "detail", "instance"}
+    assert problem["type"] == f"/problems/{kind}"
+    assert TYPES[kind].status == problem["status"] == status
+    assert problem["title"] == TYPES[kind].title
+    assert problem["instance"] == response.headers["x-request-id"]
+    assert isinstance(problem["detail"], str)
+    assert problem["detail"]
+    assert ("errors" in problem) == (status == 422)
+    for each in problem.get("errors", []):
+        assert isinstance(each.pop("detail"), str)
+        assert len(each) == 1
+        assert set(each) <= {"pointer", "parameter", "header"}
+    return problem
+
+
+def places(response: Response) -> set[str]:
+    """Where the errors of a 422 are."""
+    problem = assert_problem(response, 422, "invalid-request")
+    return {place for each in problem["errors"] for place in each.values()}
+
+
+def assert_refused(response: Response, description: str | None) -> None:
+    """A 401 with its challenge; `description` is None when there were no credentials."""
+    assert_problem(response, 401, "unauthorized")
+    challenge = response.headers["www-authenticate"]
+    if description is None:
+        assert challenge == "Bearer"
+    else:
+        assert challenge == f'Bearer error="invalid_token", error_description="{description}"'

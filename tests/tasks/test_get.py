@@ -1,0 +1,53 @@
+"""GET /api/tasks/{task_id}"""
+
+import uuid
+
+import pytest
+
+from tests.support import TASKS, Caller, assert_problem, places
+
+NOT_CANONICAL = [
+    "1",
+    "null",
+    "019ab2f05b7e7cc398c4dc0c0c07398f",
+    "{019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f}",
+    "urn:uuid:019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f",
+    "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398",
+    "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398g",
+    "٠19ab2f0-5b7e-7cc3-98c4-dc0c0c07398f",
+    "%00",
+    "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f%00",
+    "%ff",
+    "'; DROP TABLE tasks; --",
+]
+
+
+@pytest.mark.spec("tasks.get.found")
+def test_it_answers_with_the_task(owner: Caller) -> None:
+    task = owner.create()
+    response = owner.get(f"{TASKS}/{task['id']}")
+    assert (response.status_code, response.json()) == (200, task)
+
+
+@pytest.mark.spec("tasks.id")
+def test_ids_are_found_in_either_case(owner: Caller) -> None:
+    task = owner.create()
+    assert owner.read(task["id"].upper()) == task
+
+
+@pytest.mark.spec("tasks.id")
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("task_id", NOT_CANONICAL)
+def test_another_form_of_id_is_refused(owner: Caller, method: str, task_id: str) -> None:
+    body = {"title": "x"} if method in {"PUT", "PATCH"} else None
+    assert places(owner.request(method, f"{TASKS}/{task_id}", json=body)) == {"task_id"}
+
+
+@pytest.mark.spec("tasks.not-found")
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    "task_id", [str(uuid.uuid4()), str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))]
+)
+def test_a_task_that_does_not_exist_is_not_found(owner: Caller, method: str, task_id: str) -> None:
+    body = {"title": "x"} if method in {"PUT", "PATCH"} else None
+    assert_problem(owner.request(method, f"{TASKS}/{task_id}", json=body), 404, "not-found")

@@ -1,0 +1,98 @@
+"""Between users: what a stranger can see, change, or learn. Nothing."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+from httpx2 import Response
+from starlette.testclient import TestClient
+
+from tests.factories import full_task, new_task
+from tests.support import TASKS, Caller, client_as, ok
+
+Attack = Callable[[Caller, str], Response]
+
+ATTACKS: dict[str, Attack] = {
+    "get": lambda caller, task: caller.get(f"{TASKS}/{task}"),
+    "replace": lambda caller, task: caller.put(task, new_task(title="taken")),
+    "update": lambda caller, task: caller.patch(task, {"title": "taken"}),
+    "empty update": lambda caller, task: caller.patch(task, {}),
+    "delete": lambda caller, task: caller.delete(task),
+    "bad replace": lambda caller, task: caller.put(task, {"title": ""}),
+    "bad update": lambda caller, task: caller.patch(task, {"user_id": caller.user_id}),
+}
+
+
+def without_id(response: Response) -> tuple[int, bytes, dict[str, str]]:
+    """All that can be seen of an answer, but for the request id."""
+    request_id = response.headers["x-request-id"]
+    headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
+    return response.status_code, response.content.replace(request_id.encode(), b""), headers
+
+
+@pytest.mark.spec("tasks.isolation")
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_anothers_task_is_like_none(owner: Caller, stranger: Caller, attack: Attack) -> None:
+    task = ok(owner.post(full_task()), 201)
+    stranger.create()
+    assert without_id(attack(stranger, task["id"])) == without_id(attack(stranger, str(uuid.uuid4())))
+    assert owner.read(task["id"]) == task
+    assert len(stranger.ids()) == 1
+
+
+@pytest.mark.spec("tasks.isolation")
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_anothers_deleted_task_is_like_none(owner: Caller, stranger: Caller, attack: Attack) -> None:
+    task = owner.create()["id"]
+    owner.delete(task)
+    assert without_id(attack(stranger, task)) == without_id(attack(stranger, str(uuid.uuid4())))
+
+
+@pytest.mark.spec("tasks.isolation.writes", "task.owner")
+@pytest.mark.parametrize("header", ["X-User-Id", "X-User", "X-Forwarded-User", "Cookie", "Impersonate-User"])
+def test_no_header_makes_a_user(owner: Caller, stranger: Caller, header: str) -> None:
+    response = stranger.post(new_task(), headers={header: owner.user_id})
+    assert ok(response, 201)["user_id"] == stranger.user_id
+    assert owner.ids() == []
+
+
+@pytest.mark.spec("auth.sub-opaque")
+@pytest.mark.parametrize(
+    "other",
+    [
+        "Ann",
+        "ann ",
+        " ann",
+        "ann%",
+        "an_",
+        "ann\u0301",
+        "ann'",
+        "ann\\",
+        "%",
+        "*",
+        "ann,bob",
+        "ann\u200b",
+        "ａｎｎ",
+        "tasks_api",
+        "ann;--",
+    ],
+)
+def test_user_ids_are_never_interpreted(client: TestClient, other: str) -> None:
+    mark = uuid.uuid4().hex
+    ann, somebody = client_as(client, f"{mark}ann"), client_as(client, f"{mark}{other}")
+    task = ann.create()
+    theirs = somebody.create()
+    assert theirs["user_id"] == somebody.user_id
+    assert (ann.ids(), somebody.ids()) == ([task["id"]], [theirs["id"]])
+    assert somebody.get(f"{TASKS}/{task['id']}").status_code == 404
+
+
+@pytest.mark.spec("tasks.isolation")
+def test_the_same_id_may_belong_to_two_users(owner: Caller, stranger: Caller, sql: object) -> None:
+    task = owner.create(title="mine")["id"]
+    assert callable(sql)
+    sql("INSERT INTO tasks (user_id, id, title) VALUES (%s, %s, 'theirs')", stranger.user_id, task)
+    assert owner.read(task)["title"] == "mine"
+    assert stranger.read(task)["title"] == "theirs"
+    assert stranger.delete(task).status_code == 204
+    assert owner.read(task)["title"] == "mine"

@@ -1,0 +1,107 @@
+"""A proxy before PostgreSQL that sees the protocol: what a connection really sends.
+
+It speaks for the tests of round trips (every frontend message after the start-up
+is one) and for those of lost connections.
+"""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sqlalchemy import URL
+
+START_UP = 196608
+AUTHENTICATION = "p"
+
+
+@dataclass
+class Wire:
+    """What was sent since the last `clear`, and the means to cut the line."""
+
+    url: URL
+    messages: list[str] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
+    opened: int = 0
+
+    def clear(self) -> None:
+        self.messages.clear()
+
+    def cut(self) -> None:
+        """Close every connection, as a server does that goes to sleep."""
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
+
+
+@contextmanager
+def wire(url: URL) -> Iterator[Wire]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        seen = Wire(url.set(host="127.0.0.1", port=listener.getsockname()[1]))
+        thread = threading.Thread(target=_accept, args=(listener, url, seen), daemon=True)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            seen.cut()
+            thread.join()
+
+
+def _accept(listener: socket.socket, url: URL, seen: Wire) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        server = socket.create_connection((url.host or "127.0.0.1", url.port or 5432))
+        seen.opened += 1
+        seen.connections += [client, server]
+        threading.Thread(target=_copy, args=(server, client), daemon=True).start()
+        threading.Thread(target=_forward, args=(client, server, seen), daemon=True).start()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    _close(source, target)
+
+
+def _forward(client: socket.socket, server: socket.socket, seen: Wire) -> None:
+    """Copy message by message; until the start-up message, they have no type."""
+    with contextlib.suppress(OSError, EOFError):
+        code = 0
+        while code != START_UP:
+            header = _read(client, 8)
+            length, code = struct.unpack("!II", header)
+            server.sendall(header + _read(client, length - 8))
+        while True:
+            header = _read(client, 5)
+            kind, length = struct.unpack("!cI", header)
+            body = _read(client, length - 4)
+            if kind.decode() != AUTHENTICATION:
+                seen.messages.append(kind.decode() + body.decode(errors="replace"))
+            server.sendall(header + body)
+    _close(client, server)
+
+
+def _read(source: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = source.recv(count - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
+
+
+def _close(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+            each.close()

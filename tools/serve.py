@@ -1,0 +1,152 @@
+"""`make run`: everything up on this machine with one command.
+
+An embedded PostgreSQL unless DATABASE_URL is set, the migrations, and gunicorn
+with the same `gunicorn.conf.py` as in production. Ends them again.
+"""
+
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from dotenv import dotenv_values
+
+from tools import postgres, tokens
+
+ENV_FILE = Path(".env")
+DATA = Path(".data/postgres")
+KEY_SOURCES = ("BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "JWKS_URL")
+START_SECONDS = 60
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
+    _ensure_key_source()
+    environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given()
+    try:
+        _check_port(environment["HOST"], environment["PORT"])
+        with _database(environment):
+            return _migrate_and_serve(environment)
+    except postgres.Failure as failure:
+        sys.exit(str(failure))
+    except KeyboardInterrupt:
+        return 0
+
+
+def _given() -> dict[str, str]:
+    """The environment over `.env`, as the settings see them."""
+    from_file = {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
+    return from_file | {name: value for name, value in os.environ.items() if value}
+
+
+def _ensure_key_source() -> None:
+    """Without any key source, make a secret and keep it, so that tokens outlive a restart."""
+    if any(_given().get(name) for name in KEY_SOURCES):
+        return
+    before = ENV_FILE.read_text() if ENV_FILE.exists() else ""
+    with contextlib.suppress(FileNotFoundError):
+        ENV_FILE.chmod(0o600)
+    separator = "" if not before or before.endswith("\n") else "\n"
+    with os.fdopen(os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+        file.write(f"{separator}BETTER_AUTH_SECRET={secrets.token_hex(32)}\n")
+    print("Made a random BETTER_AUTH_SECRET in .env")
+
+
+def _check_port(host: str, port: str) -> None:
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise postgres.Failure(f"PORT is no port: {port!r}")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As gunicorn does it, so that connections still closing do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise postgres.Failure(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Try: make run PORT=8001"
+            ) from None
+
+
+@contextlib.contextmanager
+def _database(environment: dict[str, str]) -> Iterator[None]:
+    if "DATABASE_URL" in environment:
+        yield
+        return
+    print(f"Starting an embedded PostgreSQL (data in {DATA.parent}/)", flush=True)
+    with postgres.server(DATA, durable=True) as url:
+        environment["DATABASE_URL"] = url.render_as_string(hide_password=False)
+        environment.pop("DATABASE_URL_UNPOOLED", None)
+        yield
+
+
+def _migrate_and_serve(environment: dict[str, str]) -> int:
+    migrated = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"], env=environment, check=False
+    )
+    if migrated.returncode:
+        return migrated.returncode
+    server = subprocess.Popen([sys.executable, "-m", "gunicorn", "main:app"], env=environment)
+    try:
+        if _wait_until_ready(server, environment):
+            _greet(environment)
+        return server.wait()
+    finally:
+        _stop(server)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], environment: dict[str, str]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{_base_url(environment)}/health/ready", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    return False
+
+
+def _base_url(environment: dict[str, str]) -> str:
+    host = environment["HOST"]
+    return f"http://{f'[{host}]' if ':' in host else host}:{environment['PORT']}"
+
+
+def _greet(environment: dict[str, str]) -> None:
+    base = _base_url(environment)
+    print(f"\nTasks API:  {base}\nDocs:       {base}/docs\n")
+    if environment.get("BETTER_AUTH_SECRET"):
+        token = tokens.mint_from_environment("some-user")
+        print("Create a task (the token is good for an hour; `make token SUB=some-user` makes another):\n")
+        print(
+            f"curl -i {base}/api/tasks -H {shlex.quote(f'Authorization: Bearer {token}')}"
+            " -H 'Content-Type: application/json' -d '{\"title\": \"Water the plants\"}'\n",
+            flush=True,
+        )
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Let gunicorn finish what it does; a second interrupt ends it at once."""
+    if server.poll() is not None:
+        return
+    server.terminate()
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.kill()
+        server.wait()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
