@@ -4,6 +4,8 @@ Bodies, problems, headers and links. `specs/openapi.json` is the committed
 result; `make openapi` writes it.
 """
 
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
@@ -151,7 +153,18 @@ def document(app: FastAPI) -> Json:
     )
     schemas = result["components"]["schemas"] | definitions["$defs"]
     result["components"]["schemas"] = dict(sorted(schemas.items()))
+    _forget_fastapis_422(result)
     return result
+
+
+def _forget_fastapis_422(result: dict[str, Any]) -> None:
+    """FastAPI declares its own error body for every parameter, even for one that any text fits."""
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        result["components"]["schemas"].pop(name, None)
 
 
 def _status(kind: ProblemType) -> int:

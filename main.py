@@ -35,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=contract.DESCRIPTION,
         lifespan=_lifespan,
         redirect_slashes=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

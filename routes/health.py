@@ -16,7 +16,13 @@ class Health(BaseModel):
     status: Literal["live", "ready"]
 
 
-@router.get("/live", responses={200: contract.success("It runs.", example={"status": "live"})})
+@router.get(
+    "/live",
+    responses={
+        200: contract.success("It runs.", example={"status": "live"}),
+        500: contract.problem(problems.INTERNAL_ERROR),
+    },
+)
 async def live() -> Health:
     """Whether the process runs. Touches nothing; ask as often as you like."""
     return Health(status="live")

@@ -1,8 +1,8 @@
 """Pages for people: what the problem types mean, and the contract to try out."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 import contract
 import problems
@@ -25,6 +25,7 @@ _DOCS_CSP = (
     responses={
         200: {"description": "The explanation.", "headers": contract.headers("X-Request-ID")},
         404: contract.problem(problems.NOT_FOUND),
+        500: contract.problem(problems.INTERNAL_ERROR),
     },
 )
 async def explain_problem(name: str) -> PlainTextResponse:
@@ -33,6 +34,12 @@ async def explain_problem(name: str) -> PlainTextResponse:
     if kind is None:
         raise problems.ProblemError(problems.NOT_FOUND, "There is no problem type of this name.")
     return PlainTextResponse(f"{kind.title} ({kind.status})\n\n{kind.explanation}\n")
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    app: FastAPI = request.app
+    return JSONResponse(app.openapi())
 
 
 @router.get("/docs", include_in_schema=False)

@@ -100,6 +100,13 @@ def empty_database(server_url: URL) -> Iterator[URL]:
         yield url
 
 
+@pytest.fixture
+def migrated(empty_database: URL) -> URL:
+    """A database of the test's own, to damage."""
+    alembic(empty_database, command.upgrade, "head")
+    return empty_database
+
+
 @pytest.fixture(scope="session")
 def database_url(server_url: URL) -> Iterator[URL]:
     with new_database(server_url) as url:

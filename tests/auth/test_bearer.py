@@ -1,0 +1,113 @@
+"""Getting the token out of the request, and refusing before anything else."""
+
+import base64
+import uuid
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.factories import new_task
+from tests.support import TASKS, Caller, assert_problem, assert_refused
+
+MALFORMED = "The token is malformed"
+
+EVERY_OPERATION = [
+    ("GET", TASKS),
+    ("POST", TASKS),
+    *((method, f"{TASKS}/{uuid.uuid4()}") for method in ("GET", "PUT", "PATCH", "DELETE")),
+]
+
+
+@pytest.mark.spec("auth.bearer", "auth.missing")
+@pytest.mark.parametrize(("method", "path"), EVERY_OPERATION)
+def test_every_operation_needs_a_token(anonymous: Caller, method: str, path: str) -> None:
+    assert_refused(anonymous.request(method, path), None)
+
+
+@pytest.mark.spec("auth.bearer")
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
+def test_the_schemes_name_is_not_case_sensitive(owner: Caller, anonymous: Caller, scheme: str) -> None:
+    assert anonymous.get(headers={"Authorization": f"{scheme} {owner.token}"}).status_code == 200
+
+
+@pytest.mark.spec("auth.missing")
+@pytest.mark.parametrize("value", ["", "Basic dXNlcjpwYXNz", "Token x", "Bearer\tx", "Bearerx", "Digest x"])
+def test_another_scheme_is_like_none(anonymous: Caller, value: str) -> None:
+    assert_refused(anonymous.get(headers={"Authorization": value}), None)
+
+
+@pytest.mark.spec("auth.missing")
+def test_a_token_elsewhere_is_not_looked_for(owner: Caller, anonymous: Caller) -> None:
+    for place in ("Cookie", "X-Authorization", "Proxy-Authorization"):
+        assert_refused(anonymous.get(headers={place: f"Bearer {owner.token}"}), None)
+    assert_refused(anonymous.get(f"{TASKS}?access_token={owner.token}"), None)
+
+
+@pytest.mark.spec("auth.one-header")
+def test_two_headers_are_refused_even_when_both_are_good(owner: Caller, stranger: Caller) -> None:
+    for tokens in ((owner.token, owner.token), (owner.token, stranger.token), (owner.token, "x")):
+        headers = [("Authorization", f"Bearer {token}") for token in tokens]
+        response = owner.client.get(TASKS, headers=headers)
+        assert_refused(response, "There is more than one Authorization header")
+
+
+@pytest.mark.spec("auth.invalid", "problems.no-echo")
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "x",
+        "a.b",
+        "a.b.c.d",
+        "..",
+        "a..c",
+        "e30.e30.",
+        "null",
+        "é.é.é",
+        "a b.c.d",
+        "A" * 7000,
+        '"',
+        "a.b.c,d.e.f",
+    ],
+)
+def test_garbage_is_refused_and_not_repeated(anonymous: Caller, token: str) -> None:
+    response = anonymous.client.get(TASKS, headers=[(b"Authorization", f"Bearer {token}".encode("latin-1"))])
+    assert_refused(response, MALFORMED)
+
+
+@pytest.mark.spec("auth.invalid")
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(parts=st.lists(st.binary(max_size=60), min_size=3, max_size=3), raw=st.booleans())
+def test_no_token_is_a_fault(anonymous: Caller, parts: list[bytes], raw: bool) -> None:
+    encoded = [part if raw else base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts]
+    value = b"Bearer " + b".".join(encoded).replace(b"\r", b"").replace(b"\n", b"").replace(b"\0", b"")
+    response = anonymous.client.get(TASKS, headers=[(b"Authorization", value)])
+    assert_problem(response, 401, "unauthorized")
+
+
+@pytest.mark.spec("auth.first")
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("POST", TASKS, b"{"),
+        ("POST", TASKS, b"\xff"),
+        ("POST", TASKS, b"x" * 100_000),
+        ("PUT", f"{TASKS}/no-uuid", b"[]"),
+        ("PATCH", f"{TASKS}/no-uuid?x=1", b"{}"),
+        ("GET", f"{TASKS}?limit=0&cursor=x", b""),
+        ("DELETE", f"{TASKS}/no-uuid", b""),
+    ],
+)
+def test_it_comes_before_everything_else(anonymous: Caller, method: str, path: str, content: bytes) -> None:
+    for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}):
+        assert_refused(anonymous.request(method, path, content=content, headers=headers), None)
+
+
+def test_a_refused_request_changes_nothing(owner: Caller, anonymous: Caller) -> None:
+    task = owner.create()
+    anonymous.put(task["id"], new_task())
+    anonymous.patch(task["id"], {"title": "x"})
+    anonymous.delete(task["id"])
+    anonymous.post(new_task())
+    assert owner.get().json() == [task]

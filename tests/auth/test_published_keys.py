@@ -1,0 +1,325 @@
+"""Tokens that are verified with the keys that Better Auth publishes."""
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from starlette.testclient import TestClient
+
+import keys
+from tests.auth.key_server import PATH, KeyServer, SigningKey, key_server
+from tests.auth.test_shared_secret import base64url
+from tests.conftest import Serve
+from tests.support import SECRET, Caller, assert_problem, assert_refused
+from tools.tokens import mint
+
+NOT_KNOWN = "The key is not known"
+
+
+@pytest.fixture
+def published() -> Iterator[KeyServer]:
+    with key_server() as server:
+        yield server
+
+
+@pytest.fixture
+def key(published: KeyServer) -> SigningKey:
+    key = SigningKey("first")
+    published.keys = [key.jwk]
+    return key
+
+
+@pytest.fixture
+def client(serve: Serve, published: KeyServer) -> TestClient:
+    return serve(better_auth_secret=None, better_auth_url=published.url)
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetches may follow each other at once, so that no test has to wait."""
+    monkeypatch.setattr(keys, "REFETCH_SECONDS", 0)
+
+
+def age(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the keys that were fetched be that much older."""
+    now = time.monotonic
+    monkeypatch.setattr("keys.time.monotonic", lambda: now() + seconds)
+
+
+def claims(published: KeyServer, **changes: object) -> dict[str, object]:
+    """As Better Auth's jwt plugin makes them."""
+    now = int(time.time())
+    made = {
+        "iat": now,
+        "exp": now + 900,
+        "sub": "somebody",
+        "id": "somebody",
+        "iss": published.url,
+        "aud": published.url,
+    }
+    return {name: value for name, value in {**made, **changes}.items() if value is not None}
+
+
+def ask(client: TestClient, token: str) -> int:
+    return Caller(client, "", token).get().status_code
+
+
+def assert_unavailable(client: TestClient, token: str) -> None:
+    response = Caller(client, "", token).get()
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.spec("auth.jwks.source", "auth.jwks.algorithms")
+@pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "RS256"])
+def test_a_good_token_is_accepted(client: TestClient, published: KeyServer, algorithm: str) -> None:
+    key = SigningKey("k", algorithm)
+    published.keys = [SigningKey("other").jwk, key.jwk]
+    assert ask(client, key.sign(claims(published))) == 200
+    assert published.requests == [PATH]
+
+
+@pytest.mark.spec("auth.jwks.source")
+def test_keys_may_be_elsewhere(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+    bound = {"jwt_issuer": published.url, "jwt_audience": "tasks"}
+    client = serve(better_auth_secret=None, jwks_url=f"{published.url}/keys.json", **bound)
+    assert ask(client, key.sign(claims(published, aud="tasks"))) == 200
+    assert published.requests == ["/keys.json"]
+
+
+@pytest.mark.spec("auth.jwks.algorithms")
+def test_a_public_key_is_no_secret(client: TestClient, published: KeyServer, key: SigningKey) -> None:
+    """HS256 with what is published as the secret: the classic confusion of algorithms."""
+    public = key.private.public_key()
+    for secret in (
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        public.public_bytes(Encoding.Raw, PublicFormat.Raw),
+        json.dumps(key.jwk).encode(),
+        str(key.jwk["x"]).encode(),
+    ):
+        parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": key.kid}, claims(published))]
+        signed = ".".join(base64url(part) for part in parts)
+        token = f"{signed}.{base64url(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
+        assert_refused(Caller(client, "", token).get(), "The algorithm is not accepted")
+
+
+@pytest.mark.spec("auth.jwks.algorithms")
+def test_a_key_is_good_for_its_own_algorithm_alone(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    confused = SigningKey(key.kid, "ES256").sign(claims(published))
+    assert_refused(Caller(client, "", confused).get(), "The algorithm is not accepted")
+
+
+@pytest.mark.spec("auth.jwks.algorithms")
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        {"kty": "oct", "k": base64url(SECRET.encode()), "kid": "k", "alg": "HS256"},
+        {"kty": "oct", "k": base64url(SECRET.encode()), "kid": "k"},
+    ],
+)
+def test_a_published_secret_is_not_used(
+    client: TestClient, published: KeyServer, jwk: dict[str, object]
+) -> None:
+    published.keys = [jwk]
+    token = jwt.encode(claims(published), SECRET, "HS256", {"kid": "k"})
+    assert_refused(Caller(client, "", token).get(), NOT_KNOWN)
+
+
+@pytest.mark.spec("auth.jwks.algorithms")
+def test_keys_for_other_purposes_are_passed_over(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    published.keys = [
+        {**key.jwk, "use": "enc"},
+        {"kty": "OKP", "crv": "X25519", "x": key.jwk["x"], "kid": "x"},
+        {"kty": "EC", "kid": "broken"},
+        {"kid": "empty"},
+        {"kty": "OKP", "crv": "Ed25519", "x": 5, "kid": "number"},
+    ]
+    assert_refused(Caller(client, "", key.sign(claims(published))).get(), NOT_KNOWN)
+
+
+@pytest.mark.spec("auth.jwks.kid")
+@pytest.mark.parametrize("kid", ["other", "", "first\0", "../first"])
+def test_the_key_is_chosen_by_its_id(
+    client: TestClient, published: KeyServer, key: SigningKey, kid: str
+) -> None:
+    assert_refused(Caller(client, "", key.sign(claims(published), kid=kid)).get(), NOT_KNOWN)
+
+
+@pytest.mark.spec("auth.jwks.kid")
+def test_a_token_without_a_key_id_is_refused(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    token = jwt.encode(claims(published), key.private, "EdDSA")
+    assert_refused(Caller(client, "", token).get(), NOT_KNOWN)
+    assert_refused(Caller(client, "", mint(SECRET, "somebody")).get(), NOT_KNOWN)
+    assert published.requests == []
+
+
+@pytest.mark.spec("auth.jwks.issuer-default", "auth.issuer", "auth.audience", "auth.session-cache")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": "https://x.example"},
+        {"iss": None},
+        {"aud": "https://x.example"},
+        {"aud": None},
+        {"aud": "better-auth:session-cache"},
+    ],
+)
+def test_issuer_and_audience_default_to_the_url(
+    client: TestClient, published: KeyServer, key: SigningKey, changes: dict[str, object]
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    assert ask(client, key.sign(claims(published, **changes))) == 401
+
+
+@pytest.mark.spec("auth.jwks.unknown-kid")
+def test_unknown_key_ids_do_not_make_a_flood_of_fetches(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    for number in range(20):
+        stranger = SigningKey(f"unknown-{number}").sign(claims(published))
+        assert_refused(Caller(client, "", stranger).get(), NOT_KNOWN)
+    assert len(published.requests) == 1
+
+
+@pytest.mark.spec("auth.jwks.unknown-kid", "auth.jwks.rotation")
+@pytest.mark.usefixtures("no_pause")
+def test_a_new_key_is_found_at_once(client: TestClient, published: KeyServer, key: SigningKey) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    new = SigningKey("second", "ES256")
+    published.keys = [new.jwk, key.jwk]
+    assert ask(client, new.sign(claims(published))) == 200
+    assert ask(client, key.sign(claims(published, n=2))) == 200
+    assert len(published.requests) == 2
+
+
+@pytest.mark.spec("auth.jwks.rotation", "auth.jwks.refresh")
+def test_a_key_that_is_withdrawn_is_refused_once_the_keys_are_old(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    published.keys = [SigningKey("second").jwk]
+    age(monkeypatch, keys.FRESH_SECONDS)
+    assert_refused(Caller(client, "", key.sign(claims(published, n=2))).get(), NOT_KNOWN)
+
+
+@pytest.mark.spec("auth.jwks.refresh")
+def test_keys_are_fetched_ahead_of_their_time(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    published.hang = True
+    age(monkeypatch, keys.REFRESH_SECONDS)
+    assert ask(client, key.sign(claims(published, n=2))) == 200
+    deadline = time.perf_counter() + 10
+    while len(published.requests) < 2:
+        assert time.perf_counter() < deadline, "nothing was fetched"
+
+
+@pytest.mark.spec("auth.jwks.stale")
+@pytest.mark.usefixtures("no_pause")
+def test_old_keys_are_used_while_the_endpoint_is_down(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    published.answer = (500, {}, b"")
+    age(monkeypatch, keys.STALE_SECONDS - 60)
+    assert ask(client, key.sign(claims(published, n=2))) == 200
+    age(monkeypatch, 60)
+    assert_unavailable(client, key.sign(claims(published, n=3)))
+    published.answer = None
+    assert ask(client, key.sign(claims(published, n=4))) == 200
+
+
+@pytest.mark.spec("auth.jwks.unavailable")
+def test_without_any_keys_the_answer_is_503(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    published.answer = (503, {}, b"")
+    assert_unavailable(client, key.sign(claims(published)))
+
+
+@pytest.mark.spec("auth.jwks.unavailable")
+@pytest.mark.usefixtures("no_pause")
+def test_a_key_that_may_be_new_gets_503_while_nobody_can_tell(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    published.answer = (503, {}, b"")
+    assert_unavailable(client, SigningKey("second").sign(claims(published)))
+    assert ask(client, key.sign(claims(published, n=2))) == 200
+
+
+@pytest.mark.spec("auth.jwks.unavailable")
+def test_nobody_listens(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+    client = serve(better_auth_secret=None, better_auth_url="http://127.0.0.1:1")
+    assert_unavailable(client, key.sign(claims(published)))
+
+
+@pytest.mark.spec("auth.jwks.hostile")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {}, b""),
+        (200, {}, b"<html>"),
+        (200, {}, b"[]"),
+        (200, {}, b'{"keys": {}}'),
+        (200, {}, b'{"keys": null}'),
+        (200, {}, b"\xff\xfe"),
+        (200, {}, b"[" * 60_000),
+        (200, {}, b'{"keys": [' + b" " * 70_000 + b"]}"),
+        (302, {"Location": "/elsewhere"}, b""),
+        (301, {"Location": "file:///etc/passwd"}, b""),
+        (404, {}, b"not here"),
+        (204, {}, b""),
+    ],
+    ids=lambda answer: f"{answer[0]}-{answer[2][:12]!r}",
+)
+@pytest.mark.usefixtures("no_pause")
+def test_what_is_no_key_set_is_no_answer(
+    client: TestClient, published: KeyServer, key: SigningKey, answer: tuple[int, dict[str, str], bytes]
+) -> None:
+    published.answer = answer
+    assert_unavailable(client, key.sign(claims(published)))
+    published.answer = None
+    assert ask(client, key.sign(claims(published))) == 200
+    assert set(published.requests) == {PATH}
+
+
+@pytest.mark.spec("auth.jwks.hostile")
+def test_an_endpoint_that_hangs_is_given_up(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.2)
+    published.hang = True
+    assert_unavailable(client, key.sign(claims(published)))
+
+
+@pytest.mark.spec("auth.jwks.unavailable")
+def test_the_service_lives_while_the_endpoint_hangs(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    """The fetch is off the event loop: other requests are answered meanwhile."""
+    published.hang = True
+    with ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(ask, client, key.sign(claims(published, n=number))) for number in range(3)]
+        deadline = time.perf_counter() + 10
+        while not published.requests:
+            assert time.perf_counter() < deadline
+        assert client.get("/health/live").status_code == 200
+        assert not any(each.done() for each in waiting)
+        published.released.set()
+        assert [each.result() for each in waiting] == [200] * 3
+    assert len(published.requests) == 1

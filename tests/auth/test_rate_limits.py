@@ -1,0 +1,133 @@
+"""How often one may ask, and be refused."""
+
+import re
+import uuid
+
+import pytest
+from httpx2 import Response
+
+from tests.conftest import Serve
+from tests.factories import new_task
+from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as
+
+
+def assert_limited(response: Response, name: str, quantity: int, window: int) -> None:
+    assert_problem(response, 429, "too-many-requests")
+    assert response.headers["ratelimit-policy"] == f'"{name}";q={quantity};w={window}'
+    match = re.fullmatch(rf'"{name}";r=0;t=(\d+)', response.headers["ratelimit"])
+    assert match is not None
+    assert response.headers["retry-after"] == match[1]
+    assert 1 <= int(match[1]) <= window
+
+
+def anybody() -> str:
+    return f"limited-{uuid.uuid4()}"
+
+
+@pytest.mark.spec("limits.requests", "limits.headers")
+def test_a_user_has_so_many_requests(serve: Serve) -> None:
+    client = serve(rate_limit_requests="3/minute")
+    caller, other = client_as(client, anybody()), client_as(client, anybody())
+    assert [caller.get().status_code for _ in range(3)] == [200] * 3
+    assert_limited(caller.get(), "requests", 3, 60)
+    assert_limited(caller.post(new_task()), "requests", 3, 60)
+    assert other.ids() == []
+
+
+@pytest.mark.spec("limits.requests")
+def test_requests_count_whatever_becomes_of_them(serve: Serve) -> None:
+    client = serve(rate_limit_requests="4/hour")
+    caller = client_as(client, anybody())
+    reader = client_as(client, caller.user_id, scope="tasks:read")
+    statuses = [
+        caller.get(f"{TASKS}?limit=0").status_code,
+        caller.get(f"{TASKS}/{uuid.uuid4()}").status_code,
+        caller.post({}).status_code,
+        reader.post(new_task()).status_code,
+    ]
+    assert statuses == [422, 404, 422, 403]
+    assert_limited(caller.get(), "requests", 4, 3600)
+    assert_limited(reader.get(), "requests", 4, 3600)
+
+
+@pytest.mark.spec("limits.requests", "limits.headers")
+def test_a_rate_may_be_for_several_windows(serve: Serve) -> None:
+    caller = client_as(serve(rate_limit_requests="1 per 5 minutes"), anybody())
+    caller.get()
+    assert_limited(caller.get(), "requests", 1, 300)
+
+
+@pytest.mark.spec("limits.failures", "limits.headers")
+def test_an_address_is_refused_so_many_times(serve: Serve) -> None:
+    client = serve(rate_limit_auth_failures="2/minute")
+    anonymous, forger = Caller(client, "", None), Caller(client, "", "a.b.c")
+    assert_refused(anonymous.get(), None)
+    assert_refused(forger.get(), "The token is malformed")
+    assert_limited(anonymous.get(), "auth-failures", 2, 60)
+    assert_limited(forger.post(new_task()), "auth-failures", 2, 60)
+
+
+@pytest.mark.spec("limits.good-token")
+def test_a_good_token_is_never_locked_out(serve: Serve) -> None:
+    client = serve(rate_limit_auth_failures="1/minute")
+    anonymous = Caller(client, "", None)
+    assert [anonymous.get().status_code for _ in range(3)] == [401, 429, 429]
+    assert client_as(client, anybody()).ids() == []
+
+
+def refused_at(client: object, forwarded: str | None) -> int:
+    assert isinstance(client, Caller)
+    headers = {"X-Forwarded-For": forwarded} if forwarded is not None else {}
+    return client.get(headers=headers).status_code
+
+
+@pytest.mark.spec("limits.address")
+def test_without_a_proxy_the_header_is_the_clients_own_invention(serve: Serve) -> None:
+    caller = Caller(serve(rate_limit_auth_failures="1/minute"), "", None)
+    assert [refused_at(caller, f"198.51.100.{n}") for n in range(3)] == [401, 429, 429]
+
+
+@pytest.mark.spec("limits.address")
+def test_behind_a_proxy_its_last_entry_counts(serve: Serve) -> None:
+    caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=1), "", None)
+    assert refused_at(caller, "198.51.100.1") == 401
+    assert refused_at(caller, "203.0.113.9, 198.51.100.1") == 429
+    assert refused_at(caller, "198.51.100.1, 198.51.100.2") == 401
+
+
+@pytest.mark.spec("limits.address")
+def test_behind_two_proxies_the_last_but_one_counts(serve: Serve) -> None:
+    caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=2), "", None)
+    assert refused_at(caller, "198.51.100.1, 10.0.0.1") == 401
+    assert refused_at(caller, "6.6.6.6,198.51.100.1 ,10.0.0.2") == 429
+
+
+@pytest.mark.spec("limits.address")
+@pytest.mark.parametrize(
+    "forwarded",
+    ["", "198.51.100.1", "x, y", "unknown, 10.0.0.1", ", ,", "\u00e9, 10.0.0.1", "1.2.3.4:80, 10.0.0.1"],
+)
+def test_a_header_that_does_not_serve_leaves_the_socket(serve: Serve, forwarded: str) -> None:
+    caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=2), "", None)
+    assert refused_at(caller, None) == 401
+    headers = [(b"X-Forwarded-For", forwarded.encode("latin-1"))]
+    assert caller.client.get(TASKS, headers=headers).status_code == 429
+
+
+@pytest.mark.spec("limits.address")
+def test_an_ipv6_network_is_one_client(serve: Serve) -> None:
+    caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=1), "", None)
+    assert refused_at(caller, "2001:db8:1:2::1") == 401
+    assert refused_at(caller, "2001:db8:1:2:ffff::9") == 429
+    assert refused_at(caller, "[2001:db8:1:2::7]") == 429
+    assert refused_at(caller, "2001:db8:1:3::1") == 401
+    assert refused_at(caller, "::ffff:198.51.100.1") == 401
+    assert refused_at(caller, "198.51.100.1") == 429
+
+
+@pytest.mark.spec("limits.storage-down")
+def test_without_its_redis_the_process_counts_by_itself(serve: Serve) -> None:
+    client = serve(rate_limit_storage_url="redis://127.0.0.1:1", rate_limit_requests="2/minute")
+    caller = client_as(client, anybody())
+    assert [caller.get().status_code for _ in range(2)] == [200] * 2
+    assert_limited(caller.get(), "requests", 2, 60)

@@ -1,0 +1,303 @@
+"""Tokens that Better Auth signs with the shared secret."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+import uuid
+from datetime import UTC, datetime
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from starlette.testclient import TestClient
+
+from tests.conftest import Serve
+from tests.support import SECRET, TASKS, Caller, assert_refused
+from tools.tokens import mint
+
+MALFORMED = "The token is malformed"
+BAD_SIGNATURE = "The signature does not verify"
+LACKING = "A required claim is missing"
+SUBJECT = "The subject is not acceptable"
+
+NOW = int(time.time())
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def sign(header: object, payload: object, secret: bytes = SECRET.encode()) -> str:
+    """A token as no library would make it."""
+    parts = [part if isinstance(part, str) else json.dumps(part) for part in (header, payload)]
+    signed = ".".join(base64url(part.encode("utf-8", "surrogatepass")) for part in parts)
+    return f"{signed}.{base64url(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
+
+
+def with_claims(**changes: object) -> str:
+    """A good token but for these claims; None takes a claim away."""
+    claims = {"sub": "somebody", "iat": NOW, "exp": NOW + 3600, **changes}
+    kept = {name: value for name, value in claims.items() if value is not None}
+    return sign({"alg": "HS256", "typ": "JWT"}, kept)
+
+
+def ask(client: TestClient, token: str) -> int:
+    return Caller(client, "", token).get().status_code
+
+
+def assert_token_refused(client: TestClient, token: str, description: str) -> None:
+    assert_refused(Caller(client, "", token).get(), description)
+
+
+@pytest.mark.spec("auth.hs256", "auth.sub")
+def test_a_good_token_names_its_user(client: TestClient) -> None:
+    user_id = f"user-{uuid.uuid4()}"
+    task = Caller(client, user_id, with_claims(sub=user_id)).create()
+    assert task["user_id"] == user_id
+
+
+@pytest.mark.spec("auth.algorithm")
+@pytest.mark.parametrize(
+    "algorithm",
+    ["none", "None", "NONE", "nOnE", "HS384", "HS512", "RS256", "EdDSA", "", "hs256", None, 5, ["HS256"]],
+)
+def test_another_algorithm_is_refused(client: TestClient, algorithm: object) -> None:
+    claims = {"sub": "somebody", "exp": NOW + 3600}
+    signed = sign({"alg": algorithm, "typ": "JWT"}, claims)
+    unsigned = signed.rsplit(".", 1)[0] + "."
+    assert ask(client, signed) == 401
+    assert ask(client, unsigned) == 401
+
+
+@pytest.mark.spec("auth.algorithm")
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_a_properly_signed_token_of_another_algorithm_is_refused(client: TestClient, algorithm: str) -> None:
+    token = jwt.encode({"sub": "somebody", "exp": NOW + 3600}, SECRET + "x" * 40, algorithm)
+    assert_token_refused(client, token, "The algorithm is not accepted")
+
+
+@pytest.mark.spec("auth.hs256")
+def test_another_secret_is_refused(client: TestClient) -> None:
+    for secret in (
+        "another secret that is long enough",
+        SECRET + " ",
+        SECRET.upper(),
+        base64url(SECRET.encode()),
+    ):
+        assert_token_refused(client, mint(secret, "somebody"), BAD_SIGNATURE)
+
+
+@pytest.mark.spec("auth.hs256")
+def test_an_empty_key_is_refused(client: TestClient) -> None:
+    assert_token_refused(
+        client, sign({"alg": "HS256"}, {"sub": "somebody", "exp": NOW + 60}, b""), BAD_SIGNATURE
+    )
+
+
+@pytest.mark.spec("auth.hs256")
+def test_a_changed_token_is_refused(client: TestClient) -> None:
+    header, payload, signature = with_claims().split(".")
+    other = base64url(json.dumps({"sub": "somebody else", "exp": NOW + 3600}).encode())
+    assert_token_refused(client, f"{header}.{other}.{signature}", BAD_SIGNATURE)
+    assert_token_refused(client, f"{header}.{payload}.{signature[:-3]}", BAD_SIGNATURE)
+    assert_token_refused(client, f"{header}.{payload}.AAAA", BAD_SIGNATURE)
+
+
+@pytest.mark.spec("auth.secret-rotation")
+def test_any_of_several_secrets_is_accepted(serve: Serve) -> None:
+    old, new = "the old secret, no: that is split".replace(",", ";"), "the new secret that signs from now on"
+    client = serve(better_auth_secret=f"{new},{old}")
+    assert ask(client, mint(new, "somebody")) == 200
+    assert ask(client, mint(old, "somebody")) == 200
+    assert_token_refused(client, mint(SECRET, "somebody"), BAD_SIGNATURE)
+    assert_token_refused(client, mint(f"{new},{old}", "somebody"), BAD_SIGNATURE)
+
+
+@pytest.mark.spec("auth.secret-rotation")
+def test_a_secret_that_was_taken_out_is_refused(serve: Serve) -> None:
+    assert_token_refused(serve(better_auth_secret="x" * 32), mint(SECRET, "somebody"), BAD_SIGNATURE)
+
+
+@pytest.mark.spec("auth.exp")
+@pytest.mark.parametrize("seconds", [-29, 0, 5])
+def test_it_is_accepted_until_shortly_after_its_expiry(client: TestClient, seconds: int) -> None:
+    assert ask(client, with_claims(exp=int(time.time()) + seconds + 1)) == 200
+
+
+@pytest.mark.spec("auth.exp")
+@pytest.mark.parametrize("seconds", [-31, -3600, -NOW])
+def test_it_is_refused_after_that(client: TestClient, seconds: int) -> None:
+    assert_token_refused(client, with_claims(exp=NOW + seconds), "The token has expired")
+
+
+@pytest.mark.spec("auth.exp")
+@pytest.mark.parametrize(
+    "expiry", [str(NOW + 3600), True, 1e300, 10**30, 253_402_300_800, [NOW + 3600], {}, "", "soon"]
+)
+def test_an_expiry_that_is_no_time_is_refused(client: TestClient, expiry: object) -> None:
+    assert ask(client, with_claims(exp=expiry)) == 401
+
+
+@pytest.mark.spec("auth.exp")
+@pytest.mark.parametrize("expiry", ["NaN", "Infinity", "-Infinity", "1e999", "-0"])
+def test_an_expiry_that_is_no_number_is_refused(client: TestClient, expiry: str) -> None:
+    assert ask(client, sign({"alg": "HS256"}, f'{{"sub": "somebody", "exp": {expiry}}}')) == 401
+
+
+@pytest.mark.spec("auth.exp")
+def test_it_needs_an_expiry(client: TestClient) -> None:
+    assert_token_refused(client, with_claims(exp=None), LACKING)
+
+
+@pytest.mark.spec("auth.exp")
+def test_a_fraction_of_a_second_is_a_time(client: TestClient) -> None:
+    assert ask(client, with_claims(exp=NOW + 3600.5)) == 200
+
+
+@pytest.mark.spec("auth.nbf")
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_token_of_the_future_is_refused(client: TestClient, claim: str) -> None:
+    assert ask(client, with_claims(**{claim: int(time.time()) + 20})) == 200
+    assert_token_refused(client, with_claims(**{claim: int(time.time()) + 60}), "The token is not valid yet")
+    assert ask(client, with_claims(**{claim: "later"})) == 401
+
+
+@pytest.mark.spec("auth.sub")
+@pytest.mark.parametrize(
+    "subject", ["x" * 255, "a b", "00000000-0000-0000-0000-000000000000", "名前", "𝒯" * 255, " ", "0", "null"]
+)
+def test_any_text_may_be_a_subject(client: TestClient, subject: str) -> None:
+    assert Caller(client, subject, with_claims(sub=subject)).create()["user_id"] == subject
+
+
+@pytest.mark.spec("auth.sub")
+@pytest.mark.parametrize(
+    "subject", ["", "x" * 256, "a\0b", "a\nb", "\x1f", "\x7f", "\x85", "a\ud800", "\udfff"]
+)
+def test_another_subject_is_refused(client: TestClient, subject: str) -> None:
+    assert_token_refused(client, with_claims(sub=subject), SUBJECT)
+
+
+@pytest.mark.spec("auth.sub")
+@pytest.mark.parametrize("subject", [1, 1.5, True, [], ["somebody"], {"id": "somebody"}])
+def test_a_subject_that_is_no_string_is_refused(client: TestClient, subject: object) -> None:
+    assert ask(client, with_claims(sub=subject)) == 401
+
+
+@pytest.mark.spec("auth.sub")
+def test_it_needs_a_subject(client: TestClient) -> None:
+    assert_token_refused(client, with_claims(sub=None), LACKING)
+
+
+@pytest.mark.spec("auth.email-link")
+def test_an_email_verification_token_opens_no_session(client: TestClient) -> None:
+    """As `createEmailVerificationToken` of Better Auth signs it, with the same secret."""
+    token = with_claims(sub=None, email="ann@example.com", updateTo=None, userId="somebody", id="somebody")
+    assert_token_refused(client, token, LACKING)
+
+
+@pytest.mark.spec("auth.session-cache", "auth.audience")
+def test_a_session_cache_token_opens_no_session(client: TestClient, serve: Serve) -> None:
+    token = with_claims(aud="better-auth:session-cache")
+    assert_token_refused(client, token, "The token is for another audience")
+    assert_token_refused(
+        serve(jwt_audience="https://app.example.com"), token, "The token is for another audience"
+    )
+
+
+@pytest.mark.spec("auth.audience")
+def test_the_audience_must_be_the_one_that_is_set(serve: Serve) -> None:
+    client = serve(jwt_audience="https://api.example.com")
+    assert ask(client, with_claims(aud="https://api.example.com")) == 200
+    assert ask(client, with_claims(aud=["https://x.example", "https://api.example.com"])) == 200
+    for audience in ("https://x.example", "https://api.example.com/", ["x"], [], "", 5, None):
+        assert ask(client, with_claims(aud=audience)) == 401
+
+
+@pytest.mark.spec("auth.audience")
+def test_an_audience_is_refused_when_none_is_set(client: TestClient) -> None:
+    assert_token_refused(client, with_claims(aud="https://x.example"), "The token is for another audience")
+
+
+@pytest.mark.spec("auth.issuer")
+def test_the_issuer_must_be_the_one_that_is_set(serve: Serve) -> None:
+    client = serve(jwt_issuer="https://app.example.com")
+    assert ask(client, with_claims(iss="https://app.example.com")) == 200
+    assert_token_refused(client, with_claims(iss="https://x.example"), "The token has another issuer")
+    assert_token_refused(client, with_claims(), LACKING)
+    assert ask(client, with_claims(iss=["https://app.example.com"])) == 401
+
+
+@pytest.mark.spec("auth.issuer")
+def test_any_issuer_will_do_when_none_is_set(client: TestClient) -> None:
+    assert ask(client, with_claims(iss="https://x.example")) == 200
+
+
+@pytest.mark.spec("auth.invalid")
+@pytest.mark.parametrize(
+    "payload", ["[]", "null", '"x"', "5", "", "{", '{"sub": "\\ud800", "exp": 9999999999}', "[" * 50_000]
+)
+def test_a_payload_that_is_no_object_is_refused(client: TestClient, payload: str) -> None:
+    assert ask(client, sign({"alg": "HS256"}, payload)) == 401
+
+
+@pytest.mark.spec("auth.invalid")
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "null",
+        "{",
+        "",
+        '{"alg": "HS256", "kid": 5}',
+        '{"alg": "HS256", "crit": ["x"], "x": 1}',
+        '{"alg": "HS256", "b64": false}',
+    ],
+)
+def test_a_strange_header_is_no_fault(client: TestClient, header: str) -> None:
+    claims = {"sub": "somebody", "exp": NOW + 3600}
+    assert ask(client, sign(header, claims)) in {200, 401}
+
+
+@pytest.mark.spec("auth.algorithm", "auth.hs256")
+def test_a_token_with_its_own_key_is_refused(client: TestClient) -> None:
+    """`jwk`, `jku` and `x5u` let a token bring the key that verifies it."""
+    key = generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+    headers = {"jwk": public, "jku": "http://127.0.0.1:1/jwks"}
+    token = jwt.encode({"sub": "somebody", "exp": NOW + 3600}, pem, "RS256", headers=headers)
+    assert_token_refused(client, token, "The algorithm is not accepted")
+    spki = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert ask(client, sign({"alg": "HS256", "jwk": public}, {"sub": "x", "exp": NOW + 60}, spki)) == 401
+
+
+@pytest.mark.spec("auth.cache")
+def test_a_remembered_token_is_no_better_than_its_expiry(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is moved; the token, its signature and its verification are real."""
+    caller = Caller(client, "", with_claims(exp=int(time.time()) + 40))
+    assert caller.get().status_code == 200
+    assert caller.get().status_code == 200
+    later = time.time() + 40 + 31
+    monkeypatch.setattr("auth.time.time", lambda: later)
+    monkeypatch.setattr("jwt.api_jwt.datetime", _FixedClock(later))
+    assert_refused(caller.get(), "The token has expired")
+
+
+class _FixedClock:
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def now(self, tz: object = None) -> object:
+        return datetime.fromtimestamp(self._now, UTC)
+
+
+def test_nothing_of_a_token_is_repeated(client: TestClient) -> None:
+    marks = {"sub": "mark-1\0", "name": "mark-2"}
+    response = Caller(client, "", with_claims(**marks)).get(f"{TASKS}?mark-3=1")
+    assert "mark" not in response.text + str(response.headers)

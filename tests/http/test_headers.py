@@ -1,0 +1,108 @@
+"""Headers that every answer has."""
+
+import re
+
+import pytest
+from httpx2 import Response
+
+from tests.factories import new_task
+from tests.support import TASKS, Caller, ok
+
+
+def every_answer(owner: Caller, anonymous: Caller) -> dict[str, Response]:
+    task = owner.create()["id"]
+    return {
+        "200": owner.get(),
+        "201": owner.post(new_task()),
+        "204": owner.delete(task),
+        "400": owner.get(f"{TASKS}?cursor=x"),
+        "401": anonymous.get(),
+        "404": owner.get(f"{TASKS}/{task}"),
+        "404 path": owner.get("/nowhere"),
+        "405": owner.request("POST", f"{TASKS}/{task}"),
+        "413": owner.post("x" * 70_000),
+        "415": owner.request("POST", TASKS, content=b"x"),
+        "422": owner.post({}),
+        "live": anonymous.get("/health/live"),
+        "ready": anonymous.get("/health/ready"),
+        "contract": anonymous.get("/openapi.json"),
+        "docs": anonymous.get("/docs"),
+        "problem": anonymous.get("/problems/not-found"),
+        "preflight": preflight(anonymous, "https://app.example.com"),
+        "bad preflight": preflight(anonymous, "https://evil.example"),
+    }
+
+
+def preflight(caller: Caller, origin: str) -> Response:
+    headers = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+    return caller.request("OPTIONS", TASKS, headers=headers)
+
+
+@pytest.mark.spec("headers.security")
+def test_every_answer_has_the_security_headers(owner: Caller, anonymous: Caller) -> None:
+    for name, response in every_answer(owner, anonymous).items():
+        headers = response.headers
+        assert headers["x-content-type-options"] == "nosniff", name
+        assert headers["x-frame-options"] == "DENY", name
+        assert headers["referrer-policy"] == "no-referrer", name
+        assert headers["strict-transport-security"].startswith("max-age=63072000"), name
+        assert "camera=()" in headers["permissions-policy"], name
+        assert headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'"), (
+            name
+        )
+        assert len(headers.get_list("content-security-policy")) == 1, name
+
+
+@pytest.mark.spec("headers.cache")
+def test_answers_about_tasks_may_be_kept_by_their_owner_alone(owner: Caller, anonymous: Caller) -> None:
+    for name, response in every_answer(owner, anonymous).items():
+        vary = response.headers["vary"].split(", ")
+        if response.request.url.path.startswith(TASKS):
+            assert response.headers["cache-control"] == "private, no-cache", name
+            assert "Authorization" in vary, name
+        else:
+            assert response.headers["cache-control"] == "no-store", name
+            assert "Authorization" not in vary, name
+
+
+@pytest.mark.spec("cors.vary")
+def test_every_answer_varies_by_origin(owner: Caller, anonymous: Caller) -> None:
+    for name, response in every_answer(owner, anonymous).items():
+        assert "Origin" in response.headers["vary"].split(", "), name
+
+
+@pytest.mark.spec("headers.request-id")
+def test_every_answer_has_an_id_of_its_own(owner: Caller, anonymous: Caller) -> None:
+    answers = every_answer(owner, anonymous).values()
+    ids = {response.headers["x-request-id"] for response in answers}
+    assert len(ids) == len(answers)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in ids)
+
+
+@pytest.mark.spec("headers.request-id")
+@pytest.mark.parametrize("request_id", ["x", "A-1_b.c", "0" * 128])
+def test_a_clients_id_is_kept(anonymous: Caller, request_id: str) -> None:
+    response = anonymous.get(headers={"X-Request-ID": request_id})
+    assert response.headers["x-request-id"] == request_id
+    assert response.json()["instance"] == request_id
+
+
+@pytest.mark.spec("headers.request-id")
+@pytest.mark.parametrize("request_id", ["", "0" * 129, "a b", "a/b", "<script>", "é", "a\tb", "a,b"])
+def test_another_id_is_replaced(anonymous: Caller, request_id: str) -> None:
+    response = anonymous.client.get(TASKS, headers=[(b"X-Request-ID", request_id.encode("latin-1"))])
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+@pytest.mark.spec("headers.request-id")
+def test_two_ids_are_replaced(anonymous: Caller) -> None:
+    response = anonymous.client.get(TASKS, headers=[("X-Request-ID", "a"), ("X-Request-ID", "b")])
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+@pytest.mark.spec("headers.utf8")
+def test_json_is_utf8(owner: Caller) -> None:
+    response = owner.post(new_task(title="naïve ✓ 😀"))
+    assert ok(response, 201)
+    assert "naïve ✓ 😀".encode() in response.content
+    assert response.headers["content-type"] == "application/json"

@@ -1,0 +1,94 @@
+"""Liveness and readiness."""
+
+import pytest
+from sqlalchemy import URL
+
+import db
+from tests.conftest import Serve, Sql, libpq
+from tests.support import Caller, assert_problem
+from tests.wire import Wire
+
+
+def detail(serve: Serve, **changes: object) -> str:
+    """Why a service with these settings is not ready."""
+    response = serve(**changes).get("/health/ready")
+    problem = assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+    return str(problem["detail"])
+
+
+@pytest.mark.spec("health.live", "health.anonymous")
+def test_live_touches_nothing(serve: Serve, database_wire: Wire) -> None:
+    response = serve(database_url=libpq(database_wire.url)).get("/health/live")
+    assert (response.status_code, response.json()) == (200, {"status": "live"})
+    assert database_wire.opened == 0
+
+
+@pytest.mark.spec("health.ready", "health.anonymous")
+def test_ready_when_the_database_can_be_served_from(anonymous: Caller) -> None:
+    response = anonymous.get("/health/ready")
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+@pytest.mark.spec("health.ready")
+def test_not_ready_without_a_database(serve: Serve) -> None:
+    assert (
+        detail(serve, database_url="postgres://app:hunter2@127.0.0.1:1/tasks")
+        == "The database does not answer."
+    )
+
+
+@pytest.mark.spec("health.ready")
+def test_not_ready_with_another_password(serve: Serve, database_url: URL) -> None:
+    wrong = libpq(database_url.set(password="wrong"))
+    assert detail(serve, database_url=wrong) == "The database does not answer."
+
+
+@pytest.mark.spec("health.ready")
+def test_not_ready_before_the_migrations(serve: Serve, empty_database: URL) -> None:
+    assert detail(serve, database_url=libpq(empty_database)) == "The schema is not migrated."
+
+
+@pytest.mark.spec("health.ready", "schema.revision")
+@pytest.mark.parametrize(("revision", "ready"), [("0000", False), ("9999", True)])
+def test_a_later_revision_will_do_and_an_earlier_will_not(
+    serve: Serve, migrated: URL, revision: str, ready: bool
+) -> None:
+    sql = Sql(migrated)
+    sql("UPDATE alembic_version SET version_num = %s", revision)
+    sql.close()
+    response = serve(database_url=libpq(migrated)).get("/health/ready")
+    assert response.status_code == (200 if ready else 503)
+
+
+@pytest.mark.spec("health.ready")
+def test_not_ready_without_row_security(serve: Serve, migrated: URL) -> None:
+    sql = Sql(migrated)
+    sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
+    sql.close()
+    assert detail(serve, database_url=libpq(migrated)) == "Row security is not active."
+
+
+@pytest.mark.spec("health.ready.once")
+def test_many_who_ask_share_one_answer(
+    serve: Serve, database_wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "READINESS_SECONDS", 3600)
+    client = serve(database_url=libpq(database_wire.url))
+    client.get("/health/ready")
+    database_wire.clear()
+    assert [client.get("/health/ready").status_code for _ in range(5)] == [200] * 5
+    assert database_wire.messages == []
+
+
+@pytest.mark.spec("health.ready.once")
+def test_an_answer_about_readiness_is_soon_old(
+    serve: Serve, database_wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert db.READINESS_SECONDS == 1.0
+    monkeypatch.setattr(db, "READINESS_SECONDS", 0)
+    client = serve(database_url=libpq(database_wire.url), db_pool_size=1)
+    client.get("/health/ready")
+    database_wire.clear()
+    assert client.get("/health/ready").status_code == 200
+    assert len(database_wire.messages) == 1

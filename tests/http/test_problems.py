@@ -1,0 +1,143 @@
+"""Problem details, for whatever goes wrong."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import URL
+from starlette.testclient import TestClient
+
+import problems
+from logs import JsonFormatter
+from main import create_app
+from tests.conftest import MakeSettings, Serve, Sql, libpq
+from tests.support import SECRET, TASKS, Caller, assert_problem, client_as
+
+
+@pytest.mark.spec("problems.unknown-path", "problems.media-type", "problems.members")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api",
+        "/api/task",
+        f"{TASKS}/",
+        f"{TASKS}/x/y",
+        "/API/TASKS",
+        "/docs/",
+        "/redoc",
+        "//api/tasks",
+        "/api/tasks/../tasks/x/y",
+        "/%00",
+        "/%ff",
+        "/health",
+        "/problems/",
+        "/favicon.ico",
+        "/.env",
+    ],
+)
+def test_an_unknown_path_is_not_found(owner: Caller, path: str) -> None:
+    assert_problem(owner.client.get(path, follow_redirects=False), 404, "not-found")
+    assert_problem(owner.client.post(path, follow_redirects=False), 404, "not-found")
+
+
+@pytest.mark.spec("problems.method")
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        (TASKS, "GET, POST"),
+        (f"{TASKS}/019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f", "DELETE, GET, PATCH, PUT"),
+        ("/health/live", "GET"),
+        ("/problems/not-found", "GET"),
+        ("/openapi.json", "GET"),
+        ("/docs", "GET"),
+    ],
+)
+@pytest.mark.parametrize(
+    "method", ["HEAD", "OPTIONS", "TRACE", "CONNECT", "DELETE", "PUT", "POST", "QUERY", "X"]
+)
+def test_another_method_is_not_allowed(anonymous: Caller, path: str, allowed: str, method: str) -> None:
+    if method in allowed:
+        return
+    response = anonymous.request(method, path)
+    assert response.headers["allow"] == allowed
+    if method == "HEAD":
+        assert response.status_code == 405
+    else:
+        assert_problem(response, 405, "method-not-allowed")
+
+
+@pytest.mark.spec("problems.type")
+@pytest.mark.parametrize("kind", problems.TYPES.values(), ids=problems.TYPES)
+def test_a_type_explains_itself(anonymous: Caller, kind: problems.ProblemType) -> None:
+    response = anonymous.get(f"/problems/{kind.name}")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert kind.explanation in response.text
+
+
+@pytest.mark.spec("problems.type")
+@pytest.mark.parametrize("name", ["x", "Not-Found", "not-found/", "%00", ".."])
+def test_an_unknown_type_is_not_found(anonymous: Caller, name: str) -> None:
+    assert_problem(anonymous.get(f"/problems/{name}"), 404, "not-found")
+
+
+LEAK = f"leak: {SECRET} postgres://app:hunter2@db/tasks SELECT * FROM tasks"
+
+
+@pytest.fixture
+def broken(make_settings: MakeSettings) -> Iterator[TestClient]:
+    """The service with an operation in which something breaks that nobody foresaw."""
+    app = create_app(make_settings())
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError(LEAK)
+
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.mark.spec("problems.unforeseen", "cors.allowed")
+def test_an_unforeseen_fault_tells_nothing(broken: TestClient) -> None:
+    response = broken.get("/broken", headers={"Origin": "https://app.example.com"})
+    problem = assert_problem(response, 500, "internal-error")
+    assert problem["detail"] == "Something went wrong that nobody foresaw."
+    assert "leak" not in response.text + str(response.headers)
+    assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.spec("process.logs.unforeseen", "process.logs.secrets")
+def test_an_unforeseen_fault_is_logged(broken: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        request_id = broken.get("/broken").headers["x-request-id"]
+    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    line = json.loads(JsonFormatter().format(record))
+    assert line["request_id"] == request_id
+    assert line["message"] == "unforeseen fault"
+    assert "test_problems.py" in line["exception"]
+    assert line["exception"].endswith("RuntimeError")
+    assert SECRET not in str(line)
+    assert "hunter2" not in str(line)
+
+
+@pytest.mark.spec("problems.unavailable")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DROP TABLE tasks",
+        "REVOKE SELECT ON tasks FROM tasks_api",
+        "ALTER TABLE tasks RENAME COLUMN tags TO labels",
+    ],
+)
+def test_a_schema_that_is_not_there_is_unavailable(serve: Serve, migrated: URL, damage: str) -> None:
+    sql = Sql(migrated)
+    sql(damage)
+    sql.close()
+    response = client_as(serve(database_url=libpq(migrated)), "somebody").get()
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+    for word in ("tasks_api", "relation", "column", "SELECT", "psycopg2"):
+        assert word not in response.text
