@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Path, Request
-from pydantic import BeforeValidator
+from fastapi import Path, Query, Request
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from auth import CurrentUser
 from problems import INVALID_REQUEST, ProblemError, ProblemItem
+
+DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
@@ -56,6 +58,23 @@ def _canonical(value: object) -> object:
     return UUID(value)
 
 
-QueryBoolean = Annotated[bool, BeforeValidator(_boolean)]
-QueryNumber = Annotated[int, BeforeValidator(_whole_number)]
+# The schema of an optional parameter says what it is when it is there: a query
+# cannot hold null.
+Completed = Annotated[
+    bool | None,
+    BeforeValidator(_boolean),
+    WithJsonSchema({"type": "boolean"}),
+    Query(description="Only tasks that are, or are not, completed."),
+]
+Limit = Annotated[
+    int,
+    Field(ge=1, le=MAXIMUM_LIMIT),
+    BeforeValidator(_whole_number),
+    Query(description="How many tasks a page has at most."),
+]
+Cursor = Annotated[
+    str | None,
+    WithJsonSchema({"type": "string"}),
+    Query(description="Where the page begins; taken from the `next` link."),
+]
 TaskId = Annotated[UUID, BeforeValidator(_canonical), Path(description="The task's id.")]

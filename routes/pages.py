@@ -1,6 +1,8 @@
 """Pages for people: what the problem types mean, and the contract to try out."""
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
@@ -17,6 +19,11 @@ _DOCS_CSP = (
     "style-src 'unsafe-inline' https://cdn.jsdelivr.net"
 )
 
+# The names are in the contract, but an unknown one is no path at all: 404, not 422.
+_NAME = Path(
+    description="The last part of a problem's `type`.", json_schema_extra={"enum": [*problems.TYPES]}
+)
+
 
 @router.get(
     "/problems/{name}",
@@ -28,7 +35,7 @@ _DOCS_CSP = (
         500: contract.problem(problems.INTERNAL_ERROR),
     },
 )
-async def explain_problem(name: str) -> PlainTextResponse:
+async def explain_problem(name: Annotated[str, _NAME]) -> PlainTextResponse:
     """What a problem's `type` means and what to do about it."""
     kind = problems.TYPES.get(name)
     if kind is None:

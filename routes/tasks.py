@@ -4,7 +4,7 @@ from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import TypeAdapter
 
 import contract
@@ -14,12 +14,10 @@ from bodies import JSON, MERGE_PATCH, json_body
 from db import Database
 from models import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from problems import INVALID_CURSOR, ProblemError
-from queries import QueryBoolean, QueryNumber, TaskId, only
+from queries import DEFAULT_LIMIT, Completed, Cursor, Limit, TaskId, only
 from services import tasks
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"])
-
-DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
 _one = TypeAdapter(TaskRead)
 _many = TypeAdapter(list[TaskRead])
@@ -55,15 +53,9 @@ async def list_tasks(
     request: Request,
     user: CurrentUser,
     db: Db,
-    completed: Annotated[
-        QueryBoolean | None, Query(description="Only tasks that are, or are not, completed.")
-    ] = None,
-    limit: Annotated[
-        QueryNumber, Query(ge=1, le=MAXIMUM_LIMIT, description="How many tasks a page has at most.")
-    ] = DEFAULT_LIMIT,
-    cursor: Annotated[
-        str | None, Query(description="Where the page begins; taken from the `next` link.")
-    ] = None,
+    completed: Completed = None,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> Response:
     """List your tasks, newest first.
 

@@ -92,7 +92,7 @@ class _Cluster:
         )
 
     def start(self, durable: bool) -> URL:
-        port = _free_port()
+        port = free_port()
         options = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),
@@ -199,7 +199,8 @@ def _readable_copy(package: Path, home: Path) -> Path:
     return copy / package.name
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -35,8 +35,9 @@ def main() -> int:
     environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given()
     try:
         _check_port(environment["HOST"], environment["PORT"])
-        with _database(environment):
-            return _migrate_and_serve(environment)
+        with _database(environment), service(environment) as server:
+            _greet(environment)
+            return server.wait()
     except postgres.Failure as failure:
         sys.exit(str(failure))
     except KeyboardInterrupt:
@@ -88,39 +89,40 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def _migrate_and_serve(environment: dict[str, str]) -> int:
-    migrated = subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"], env=environment, check=False
-    )
-    if migrated.returncode:
-        return migrated.returncode
-    server = subprocess.Popen([sys.executable, "-m", "gunicorn", "main:app"], env=environment)
-    try:
-        if _wait_until_ready(server, environment):
-            _greet(environment)
-        return server.wait()
-    finally:
-        _stop(server)
+@contextlib.contextmanager
+def service(environment: dict[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Migrate, then run gunicorn as the Procfile does; yields it when it is ready."""
+    with contextlib.ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("w"))
+        migration = [sys.executable, "-m", "alembic", "upgrade", "head"]
+        migrated = subprocess.run(migration, env=environment, stdout=output, check=False)
+        if migrated.returncode:
+            sys.exit(migrated.returncode)
+        gunicorn = [sys.executable, "-m", "gunicorn", "main:app"]
+        server = subprocess.Popen(gunicorn, env=environment, stdout=output)
+        stack.callback(_stop, server)
+        _wait_until_ready(server, environment)
+        yield server
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], environment: dict[str, str]) -> bool:
+def _wait_until_ready(server: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{_base_url(environment)}/health/ready", timeout=5):
-                return True
+            with urllib.request.urlopen(f"{base_url(environment)}/health/ready", timeout=5):
+                return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    return False
+    raise postgres.Failure("The service did not become ready; its log says why")
 
 
-def _base_url(environment: dict[str, str]) -> str:
+def base_url(environment: dict[str, str]) -> str:
     host = environment["HOST"]
     return f"http://{f'[{host}]' if ':' in host else host}:{environment['PORT']}"
 
 
 def _greet(environment: dict[str, str]) -> None:
-    base = _base_url(environment)
+    base = base_url(environment)
     print(f"\nTasks API:  {base}\nDocs:       {base}/docs\n")
     if environment.get("BETTER_AUTH_SECRET"):
         token = tokens.mint_from_environment("some-user")
