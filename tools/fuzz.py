@@ -20,7 +20,7 @@ CONTRACT = "specs/openapi.json"
 def main() -> int:
     secret = secrets.token_hex(32)
     REPORTS.mkdir(parents=True, exist_ok=True)
-    write_users(secret)
+    write_users(REPORTS / "auth.json", secret)
     try:
         with postgres.temporary_server() as url:
             environment = {
@@ -40,13 +40,13 @@ def main() -> int:
         return 130
 
 
-def write_users(secret: str) -> None:
+def write_users(path: Path, secret: str) -> None:
     """The two identities that schemathesis.toml names, with real tokens."""
     users = []
     for name in ("owner", "stranger"):
         header = {"name": "Authorization", "value": f"Bearer {tokens.mint(secret, f'fuzz-{name}')}"}
         users.append({"name": name, "fixedHeaders": [header]})
-    (REPORTS / "auth.json").write_text(json.dumps({"auth": users}))
+    path.write_text(json.dumps({"auth": users}))
 
 
 def _fuzz(base_url: str) -> int:
