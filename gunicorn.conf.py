@@ -21,9 +21,9 @@ logger_class = GunicornLogger
 # A worker's heartbeat is a file; in a container only memory is never slow.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
-# Routers of platforms keep connections open longer than the 2 s that is gunicorn's
-# default; the worker has to be the one that outlasts them.
-keepalive = 75
+# Seconds that an idle connection is kept. Longer would spare routers some new
+# connections, but a stop has to wait for them: it takes this long at least.
+keepalive = 10
 
 # Heroku kills 30 s after SIGTERM: requests in flight get 25.
 graceful_timeout = 25

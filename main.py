@@ -62,10 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    app.state.authenticator = Authenticator(settings)
-    app.state.database = Database(settings)
+    authenticator = app.state.authenticator = Authenticator(settings)
+    database = app.state.database = Database(settings)
     yield
-    await app.state.database.close()
+    await database.close()
+    await authenticator.limits.close()
 
 
 def __getattr__(name: str) -> FastAPI:

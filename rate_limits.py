@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 from limits import RateLimitItem
-from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
-from limits.storage import storage_from_string
+from redis.asyncio import ConnectionPool
 from starlette.requests import HTTPConnection
 
 from problems import TOO_MANY_REQUESTS, ProblemError
@@ -59,8 +59,24 @@ class Counters:
 
     def __init__(self, url: str) -> None:
         self._local = FixedWindowRateLimiter(MemoryStorage())
-        self._shared = FixedWindowRateLimiter(_storage(url)) if not url.startswith("memory:") else None
+        self._shared: FixedWindowRateLimiter | None = None
         self._shared_again_at = 0.0
+        self._redis: ConnectionPool | None = None
+        if not url.startswith("memory:"):
+            self._redis = ConnectionPool.from_url(
+                url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+            )
+            storage = RedisStorage(
+                f"async+{url}",
+                wrap_exceptions=True,
+                implementation="redispy",
+                connection_pool=self._redis,  # type: ignore[arg-type]
+            )
+            self._shared = FixedWindowRateLimiter(storage)
+
+    async def close(self) -> None:
+        if self._redis is not None:
+            await self._redis.aclose()
 
     async def hit(self, rate: RateLimitItem, *key: str) -> bool:
         """Whether this hit is within the rate."""
@@ -90,26 +106,17 @@ class Counters:
         log.warning("The rate limit storage does not answer: %s", type(error.storage_error).__name__)
 
 
-def _storage(url: str) -> Storage:
-    storage = storage_from_string(
-        f"async+{url}",
-        wrap_exceptions=True,
-        implementation="redispy",
-        socket_timeout=REDIS_SECONDS,
-        socket_connect_timeout=REDIS_SECONDS,
-    )
-    assert isinstance(storage, Storage)
-    return storage
-
-
 class RateLimits:
     """Both limits of the service, and how a client is told from another."""
 
     def __init__(self, settings: Settings) -> None:
-        counters = Counters(settings.rate_limit_storage_url)
-        self.requests = RateLimit("requests", settings.rate_limit_requests, counters)
-        self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, counters)
+        self._counters = Counters(settings.rate_limit_storage_url)
+        self.requests = RateLimit("requests", settings.rate_limit_requests, self._counters)
+        self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, self._counters)
         self._hops = settings.trusted_proxy_hops
+
+    async def close(self) -> None:
+        await self._counters.close()
 
     def address(self, connection: HTTPConnection) -> str:
         """The client's address, as far as it can be trusted.

@@ -1,6 +1,7 @@
 """The cast and the stage: a real PostgreSQL, the real migrations, real tokens."""
 
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,6 +39,16 @@ Serve = Callable[..., TestClient]
 
 def libpq(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def require(program: str) -> str:
+    """The path of a program that a test runs for real; without it the test is skipped, but not in CI."""
+    path = shutil.which(program)
+    if path is None and os.environ.get("CI"):
+        pytest.fail(f"{program} is not installed")
+    if path is None:
+        pytest.skip(f"needs {program}: install it, for example with apt install {program}")
+    return path
 
 
 @contextmanager

@@ -39,8 +39,8 @@ class Wire:
 
 
 @contextmanager
-def wire(url: URL) -> Iterator[Wire]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def wire(url: URL, port: int = 0) -> Iterator[Wire]:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         seen = Wire(url.set(host="127.0.0.1", port=listener.getsockname()[1]))
         thread = threading.Thread(target=_accept, args=(listener, url, seen), daemon=True)
         thread.start()

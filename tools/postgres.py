@@ -144,7 +144,9 @@ def _home(directory: Path) -> Path:
     The unprivileged user must be able to pass every folder on the way.
     """
     home = directory.resolve()
-    existing = next(parent for parent in home.parents if parent.exists())
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not existing.is_dir():
+        raise Failure(f"Cannot write to {home}: {existing} is no folder")
     if os.geteuid() == 0 and not all(p.stat().st_mode & 0o001 for p in (existing, *existing.parents)):
         name = hashlib.sha256(str(home).encode()).hexdigest()[:12]
         home = Path("/var/tmp") / f"tasks-api-{name}"  # noqa: S108 - checked below

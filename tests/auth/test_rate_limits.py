@@ -1,14 +1,21 @@
 """How often one may ask, and be refused."""
 
 import re
+import socket
+import subprocess
+import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from httpx2 import Response
 
-from tests.conftest import Serve
+import rate_limits
+from tests.conftest import Serve, require
 from tests.factories import new_task
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as
+from tools.postgres import free_port
 
 
 def assert_limited(response: Response, name: str, quantity: int, window: int) -> None:
@@ -131,3 +138,70 @@ def test_without_its_redis_the_process_counts_by_itself(serve: Serve) -> None:
     caller = client_as(client, anybody())
     assert [caller.get().status_code for _ in range(2)] == [200] * 2
     assert_limited(caller.get(), "requests", 2, 60)
+
+
+class Redis:
+    def __init__(self, program: str, directory: Path) -> None:
+        self._port = free_port()
+        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
+        self._command = [program, *options]
+        self.url = f"redis://127.0.0.1:{self._port}"
+        self.start()
+
+    def __enter__(self) -> "Redis":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+        raise AssertionError("Redis did not start")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis of the test's own, which can be stopped and started."""
+    with Redis(require("redis-server"), tmp_path) as server:
+        yield server
+
+
+@pytest.mark.spec("limits.storage")
+def test_processes_with_one_redis_count_together(serve: Serve, redis: Redis) -> None:
+    user_id = anybody()
+    first, second = (
+        client_as(serve(rate_limit_storage_url=redis.url, rate_limit_requests="3/minute"), user_id)
+        for _ in range(2)
+    )
+    assert [caller.get().status_code for caller in (first, second, first)] == [200] * 3
+    assert_limited(first.get(), "requests", 3, 60)
+    assert_limited(second.get(), "requests", 3, 60)
+
+
+@pytest.mark.spec("limits.storage")
+def test_processes_without_one_count_for_themselves(serve: Serve) -> None:
+    user_id = anybody()
+    first, second = (client_as(serve(rate_limit_requests="1/minute"), user_id) for _ in range(2))
+    assert [caller.get().status_code for caller in (first, second, first, second)] == [200, 200, 429, 429]
+
+
+@pytest.mark.spec("limits.storage-down")
+def test_a_redis_that_comes_back_counts_again(
+    serve: Serve, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "PAUSE_SECONDS", 0)
+    caller = client_as(serve(rate_limit_storage_url=redis.url, rate_limit_requests="2/minute"), anybody())
+    assert caller.get().status_code == 200
+    redis.stop()
+    assert [caller.get().status_code for _ in range(3)] == [200, 200, 429]
+    redis.start()
+    assert caller.get().status_code == 200

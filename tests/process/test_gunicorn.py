@@ -1,0 +1,247 @@
+"""The process: gunicorn as the Procfile starts it, with real signals and real faults."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import URL
+
+from tests.conftest import NO_LIMIT, ROOT, Sql, libpq
+from tests.database.test_scope import Locked
+from tests.support import SECRET, TASKS
+from tests.wire import wire
+from tools.postgres import free_port
+from tools.tokens import mint
+
+PATIENCE = 30
+
+
+class Service:
+    """A running gunicorn, its base URL and its output."""
+
+    def __init__(self, process: subprocess.Popen[bytes], base_url: str, output: Path) -> None:
+        self.process = process
+        self.output = output
+        self.client = httpx2.Client(base_url=base_url, timeout=PATIENCE)
+
+    def wait_for(self, path: str, status: int) -> httpx2.Response:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                response = self.client.get(path)
+            except httpx2.TransportError:
+                assert self.process.poll() is None, self.output.read_text()
+                continue
+            if response.status_code == status:
+                return response
+        raise AssertionError(f"{path} never answered {status}: {self.output.read_text()}")
+
+    def stop(self) -> None:
+        """As a platform does; connections that idle would be waited for."""
+        self.client.close()
+        self.process.terminate()
+        assert self.process.wait(PATIENCE) == 0
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.output.read_text().splitlines()]
+
+
+def variables(url: URL, **changes: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": libpq(url),
+        "BETTER_AUTH_SECRET": SECRET,
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+        "WEB_CONCURRENCY": "1",
+        "RATE_LIMIT_REQUESTS": NO_LIMIT,
+        "RATE_LIMIT_AUTH_FAILURES": NO_LIMIT,
+        **changes,
+    }
+
+
+@contextmanager
+def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
+    command = [sys.executable, "-m", "gunicorn", "main:app"]
+    with output.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)
+    try:
+        service.wait_for("/health/live", 200)
+        yield service
+    finally:
+        service.client.close()
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+def authorization(user_id: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {mint(SECRET, user_id)}"}
+
+
+@pytest.mark.spec("process.settings")
+def test_wrong_settings_end_the_process_at_once(database_url: URL, tmp_path: Path) -> None:
+    environment = variables(
+        database_url, BETTER_AUTH_SECRET="tooshort", DB_POOL_SIZE="lots", CORS_ORIGINS="*"
+    )
+    for command in (["gunicorn", "main:app"], ["alembic", "upgrade", "head"]):
+        if command[0] == "alembic":
+            environment["DATABASE_URL"] = "mysql://app:hunter2@localhost/x"
+        ended = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert ended.stdout == ""
+        assert ended.stderr.startswith("The settings are wrong:\n")
+        assert "Traceback" not in ended.stderr
+        for value in ("tooshort", "lots", "hunter2", str(database_url.password)):
+            assert value not in ended.stderr
+        if command[0] == "gunicorn":
+            assert [line.split(":")[0].strip() for line in ended.stderr.splitlines()[1:]] == [
+                "DB_POOL_SIZE",
+                "BETTER_AUTH_SECRET",
+                "CORS_ORIGINS",
+            ]
+
+
+@pytest.mark.spec("process.database-absent")
+def test_it_waits_for_the_database(database_url: URL, output: Path) -> None:
+    port = free_port()
+    absent = database_url.set(host="127.0.0.1", port=port)
+    with running(variables(absent), output) as service:
+        assert service.wait_for("/health/ready", 503).json()["type"] == "/problems/unavailable"
+        response = service.client.get(TASKS, headers=authorization("somebody"))
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) >= 1
+        with wire(database_url, port):
+            service.wait_for("/health/ready", 200)
+            assert service.client.get(TASKS, headers=authorization("somebody")).status_code == 200
+        service.wait_for("/health/ready", 503)
+        assert service.client.get("/health/live").status_code == 200
+
+
+@pytest.mark.spec("process.stop")
+def test_a_request_in_flight_is_finished(database_url: URL, sql: Sql, output: Path) -> None:
+    with (
+        running(variables(database_url, DB_STATEMENT_TIMEOUT="30"), output) as service,
+        ThreadPoolExecutor() as threads,
+    ):
+        headers = authorization(f"stopped-{uuid.uuid4()}")
+        task = service.client.post(TASKS, headers=headers, json={"title": "before"}).json()
+        with Locked(database_url, task["id"]) as lock:
+            path = f"{TASKS}/{task['id']}"
+            change = threads.submit(service.client.patch, path, headers=headers, json={"title": "after"})
+            lock.wait_for_waiter(sql)
+            service.process.send_signal(signal.SIGTERM)
+            wait_until_refused(int(str(service.client.base_url.port)))
+            lock.release()
+        response = change.result()
+        assert (response.status_code, response.json()["title"]) == (200, "after")
+        assert service.process.wait(PATIENCE) == 0
+    assert sql("SELECT title FROM tasks WHERE id = %s", task["id"]) == [("after",)]
+
+
+def wait_until_refused(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return
+    raise AssertionError("it goes on listening")
+
+
+@pytest.mark.spec("process.logs")
+def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
+    user_id = f"logged-{uuid.uuid4()}"
+    with running(variables(database_url, GUNICORN_CMD_ARGS="--access-logfile -"), output) as service:
+        created = service.client.post(TASKS, headers=authorization(user_id), json={"title": "x"}).json()
+        path = f"{TASKS}/{created['id']}"
+        service.client.get(path, headers={**authorization(user_id), "X-Request-ID": "mine"})
+        service.client.get(TASKS)
+        service.client.get("/nowhere")
+        service.stop()
+    requests = [
+        line
+        for line in service.lines()
+        if line["message"] == "request" and line.get("route") != "/health/live"
+    ]
+    seen = [(line["method"], line.get("route"), line["status"], line.get("user_id")) for line in requests]
+    assert seen == [
+        ("POST", "/api/tasks", 201, user_id),
+        ("GET", "/api/tasks/{task_id}", 200, user_id),
+        ("GET", "/api/tasks", 401, None),
+        ("GET", None, 404, None),
+    ]
+    assert requests[1]["request_id"] == "mine"
+    for line in requests:
+        assert isinstance(line["duration_ms"], float)
+        assert line["request_id"]
+        assert line["level"] == "INFO"
+        assert str(line["time"]).endswith("+00:00")
+
+
+@pytest.mark.spec("process.logs.secrets")
+def test_nothing_secret_is_logged(database_url: URL, output: Path, sql: Sql) -> None:
+    """Whatever happens: good and bad requests, a lost database, a damaged schema."""
+    user_id = f"secretive-{uuid.uuid4()}"
+    good = authorization(user_id)
+    bad = {"Authorization": f"Bearer {mint('another secret that nobody knows', user_id)}"}
+    body = {"title": "mark-title", "description": "mark-description", "tags": ["mark-tag"]}
+    port = free_port()
+    with running(variables(database_url.set(port=port), LOG_LEVEL="DEBUG"), output) as service:
+        client = service.client
+        client.post(TASKS, headers=good, json=body)
+        with wire(database_url, port):
+            task = client.post(TASKS, headers=good, json=body).json()
+            path = f"{TASKS}/{task['id']}"
+            client.put(path, headers=good, json={**body, "mark-unknown": "mark-value"})
+            client.patch(path, headers=good, json={"priority": "mark-priority"})
+            client.post(
+                TASKS, headers=good, content=b'{"title": "mark-malformed', params={"mark": "mark-query"}
+            )
+            client.get(f"{TASKS}/mark-path", headers=good)
+            client.get(TASKS, headers=bad)
+            client.get(TASKS, headers={"Authorization": "Bearer mark-token"})
+            client.get(TASKS, headers={"Cookie": "session=mark-cookie"})
+            sql("ALTER TABLE tasks ADD CONSTRAINT broken CHECK (title <> 'mark-broken') NOT VALID")
+            try:
+                assert client.post(TASKS, headers=good, json={"title": "mark-broken"}).status_code == 500
+            finally:
+                sql("ALTER TABLE tasks DROP CONSTRAINT broken")
+        client.get(TASKS, headers=good)
+        service.stop()
+    logged = output.read_text()
+    assert "SQLSTATE 23514" in logged
+    for secret in (
+        "mark",
+        SECRET,
+        str(database_url.password),
+        good["Authorization"][7:],
+        bad["Authorization"][7:],
+        "postgres://",
+        "postgresql://",
+    ):
+        assert secret not in logged
+    assert service.lines()

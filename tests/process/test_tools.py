@@ -1,0 +1,226 @@
+"""`make run` and `make token`, as a newcomer uses them."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import jwt
+import pytest
+
+from tests.conftest import ROOT
+from tests.support import SECRET, TASKS
+from tools.postgres import free_port
+
+PATIENCE = 90
+NOT_CLONED = {
+    ".venv",
+    ".data",
+    ".env",
+    ".git",
+    "build",
+    "__pycache__",
+    ".hypothesis",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+}
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The project as it is when it is fresh: no secret, no data."""
+    copy = tmp_path / "clone"
+    shutil.copytree(ROOT, copy, ignore=lambda _, names: NOT_CLONED & set(names))
+    for folder in (copy, *copy.parents):
+        # As root, the embedded server runs as another user, who has to get here.
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    return copy
+
+
+def variables(**changes: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **changes}
+
+
+@contextmanager
+def make_run(clone: Path, **changes: str) -> Iterator[subprocess.Popen[str]]:
+    environment = variables(PORT=str(free_port()), **changes)
+    command = [sys.executable, "-m", "tools.serve"]
+    process = subprocess.Popen(
+        command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def printed_curl(process: subprocess.Popen[str]) -> list[str]:
+    """The words of the curl that `make run` prints when it serves."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("curl "):
+            return shlex.split(line)
+    raise AssertionError("no curl was printed")
+
+
+def follow(curl: list[str]) -> httpx2.Response:
+    """Do what the printed curl does."""
+    assert curl[:2] == ["curl", "-i"]
+    url, options = curl[2], dict(zip(curl[3::2], curl[4::2], strict=True))
+    headers = [word.split(": ", 1) for word in curl[3:] if ": " in word and not word.startswith("{")]
+    return httpx2.post(url, headers=dict(headers), content=options["-d"])
+
+
+def running_in(folder: Path) -> list[str]:
+    """Processes whose command line names the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -> None:
+    with make_run(clone) as process:
+        curl = printed_curl(process)
+        created = follow(curl)
+        assert created.status_code == 201
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    assert running_in(clone) == []
+    assert (clone / ".env").stat().st_mode & 0o777 == 0o600
+    with make_run(clone) as process:
+        again = printed_curl(process)
+        base_url = again[2].removesuffix(TASKS)
+        authorization = {
+            "Authorization": next(word for word in again if word.startswith("Authorization"))[15:]
+        }
+        found = httpx2.get(f"{base_url}{created.headers['location']}", headers=authorization)
+        assert (found.status_code, found.json()) == (200, created.json())
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    assert running_in(clone) == []
+
+
+def test_a_server_that_was_left_behind_is_stopped_first(clone: Path) -> None:
+    with make_run(clone) as process:
+        created = follow(printed_curl(process))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert running_in(clone)
+    with make_run(clone) as process:
+        curl = printed_curl(process)
+        authorization = {
+            "Authorization": next(word for word in curl if word.startswith("Authorization"))[15:]
+        }
+        assert httpx2.get(curl[2], headers=authorization).json() == [created.json()]
+        process.terminate()
+        process.wait(PATIENCE)
+    assert running_in(clone) == []
+
+
+def one_line(clone: Path, *command: str, **changes: str) -> str:
+    """What a command says that cannot do its work: one line on standard error."""
+    ended = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=clone,
+        env=variables(**changes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 1, ended
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+def test_a_port_in_use_is_one_clear_line(clone: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = one_line(clone, "tools.serve", PORT=port)
+    assert line == f"Cannot listen on 127.0.0.1:{port}: Address already in use. Try: make run PORT=8001"
+    assert one_line(clone, "tools.serve", PORT="x") == "PORT is no port: 'x'"
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(clone: Path) -> None:
+    (clone / ".data").write_text("")
+    assert one_line(clone, "tools.serve", PORT=str(free_port())).startswith("Cannot write to ")
+
+
+def test_two_runs_on_the_same_data_are_one_clear_line(clone: Path) -> None:
+    with make_run(clone) as process:
+        printed_curl(process)
+        assert one_line(clone, "tools.serve", PORT=str(free_port())).startswith("Another run is using ")
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def test_an_old_python_is_one_clear_line(clone: Path) -> None:
+    old = clone / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    ended = subprocess.run(
+        ["make", "test", f"PYTHON={old}"],
+        cwd=clone,
+        env=variables(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "Python 3.11 or newer is needed, not: Python 3.9.1" in ended.stdout
+    assert not (clone / ".venv").exists()
+
+
+@pytest.mark.spec("process.token")
+def test_a_token_is_printed(clone: Path) -> None:
+    (clone / ".env").write_text(f"BETTER_AUTH_SECRET='{SECRET}'\nJWT_AUDIENCE=tasks\n")
+    command = [sys.executable, "-m", "tools.tokens", "some user"]
+    printed = subprocess.run(
+        command, cwd=clone, env=variables(), capture_output=True, text=True, check=True
+    ).stdout
+    assert re.fullmatch(r"[\w.-]+\n", printed)
+    claims = jwt.decode(printed.strip(), SECRET, ["HS256"], audience="tasks")
+    assert claims["sub"] == "some user"
+    assert claims["exp"] - time.time() == pytest.approx(3600, abs=60)
+
+
+@pytest.mark.spec("process.token")
+def test_without_a_secret_there_is_no_token(clone: Path) -> None:
+    line = one_line(clone, "tools.tokens", "somebody", BETTER_AUTH_URL="https://app.example.com")
+    assert line.startswith("Tokens can be made only with BETTER_AUTH_SECRET")
+    assert one_line(clone, "tools.tokens").startswith("Say for whom")
+
+
+def test_make_lists_its_targets() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert names == ["help", "run", "test", "check", "fuzz", "token", "migrate", "openapi", "lock", "clean"]
+
+
+def test_the_committed_contract_is_what_make_openapi_writes(clone: Path) -> None:
+    subprocess.run([sys.executable, "-m", "tools.openapi"], cwd=clone, env=variables(), check=True)
+    assert json.loads((clone / "specs/openapi.json").read_text()) == json.loads(
+        (ROOT / "specs/openapi.json").read_text()
+    )

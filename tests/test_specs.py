@@ -1,0 +1,40 @@
+"""Specification and tests: no clause without a test, no mark without a clause."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from tests.conftest import ROOT
+
+CLAUSE = re.compile(r"^\s*- `\[([a-z0-9.-]+)\]`", re.MULTILINE)
+PAGES = [ROOT / "specs/api/rest-endpoints.md", ROOT / "specs/database/schema.md"]
+
+
+def clauses() -> list[str]:
+    return [clause for page in PAGES for clause in CLAUSE.findall(page.read_text())]
+
+
+def marks() -> Iterator[str]:
+    """The ids that `@pytest.mark.spec` names anywhere in the tests."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.spec":
+                yield from (ast.literal_eval(argument) for argument in node.args)
+
+
+def test_every_clause_is_proven_and_every_proof_has_a_clause() -> None:
+    specified, proven = set(clauses()), set(marks())
+    assert sorted(specified - proven) == [], "clauses without a test"
+    assert sorted(proven - specified) == [], "marks without a clause"
+
+
+def test_no_clause_has_the_id_of_another() -> None:
+    assert [clause for clause, count in Counter(clauses()).items() if count > 1] == []
+
+
+def test_every_normative_sentence_has_an_id() -> None:
+    """A list item in the two pages is a clause; what has no id is no list item."""
+    for page in PAGES:
+        items = re.findall(r"^\s*- .*", page.read_text(), re.MULTILINE)
+        assert [item for item in items if not CLAUSE.match(item)] == []
