@@ -214,7 +214,9 @@ def test_without_a_secret_there_is_no_token(clone: Path) -> None:
 
 
 def test_make_lists_its_targets() -> None:
-    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make"], cwd=ROOT, env=variables(), capture_output=True, text=True, check=True
+    ).stdout
     names = [line.split()[0] for line in listed.splitlines()]
     assert names == ["help", "run", "test", "check", "fuzz", "token", "migrate", "openapi", "lock", "clean"]
 
