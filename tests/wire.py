@@ -104,4 +104,4 @@ def _close(*sockets: socket.socket) -> None:
     for each in sockets:
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        each.close()

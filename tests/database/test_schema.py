@@ -176,9 +176,9 @@ def crowded(empty_database: URL) -> Iterator[Sql]:
 
 @pytest.mark.spec("schema.plans")
 def test_no_operation_scans_the_table_and_no_list_sorts(crowded: Sql) -> None:
-    task = uuid.uuid4()
+    newest = uuid.UUID(int=2**128 - 1)
     values: dict[str, object] = {
-        "caller": "user-7", "task_id": task, "after": task, "limit": 51, "completed": False,
+        "caller": "user-7", "task_id": uuid.uuid4(), "after": newest, "limit": 51, "completed": False,
         "new_title": "y", "new_completed": True,
     }  # fmt: skip
     statements = [

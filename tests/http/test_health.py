@@ -39,8 +39,8 @@ def test_not_ready_without_a_database(serve: Serve) -> None:
 
 
 @pytest.mark.spec("health.ready")
-def test_not_ready_with_another_password(serve: Serve, database_url: URL) -> None:
-    wrong = libpq(database_url.set(password="wrong"))
+def test_not_ready_as_a_user_whom_the_database_refuses(serve: Serve, database_url: URL) -> None:
+    wrong = libpq(database_url.set(username="nobody-of-this-name", password="wrong"))
     assert detail(serve, database_url=wrong) == "The database does not answer."
 
 
