@@ -30,7 +30,9 @@ START_SECONDS = 60
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT as well: a shell has background jobs ignore it, and Python respects that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     _ensure_key_source()
     environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given()
     try:
