@@ -15,7 +15,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Python 3.11 or newer is needed, not: $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
-		{ echo "The venv could not be made. On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+		{ echo "The venv could not be made; on Debian and Ubuntu it may need: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements.txt -r requirements-dev.txt
 	@touch $@
@@ -36,7 +36,7 @@ fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 i
 	@$(BIN)/python -m tools.fuzz
 
 token: $(INSTALLED) ## print a token for SUB=some-user
-	@$(BIN)/python -m tools.tokens '$(SUB)'
+	@$(BIN)/python -m tools.tokens "$$SUB"
 
 migrate: $(INSTALLED) ## bring the database of DATABASE_URL to the newest revision
 	@$(BIN)/alembic upgrade head

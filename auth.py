@@ -116,16 +116,21 @@ class Authenticator:
 
     def _identify(self, claims: Mapping[str, object]) -> User:
         """PyJWT has checked signature and times; here is what it lets pass."""
-        subject, expires_at, scope = claims.get("sub"), claims.get("exp"), claims.get("scope")
+        subject, expires_at = claims.get("sub"), claims.get("exp")
         if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
             raise TokenRefused("The subject is not acceptable")
         if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
             raise TokenRefused("The expiry is not a number")
         if expires_at > LAST_SECOND:
             raise TokenRefused("The expiry is not a date")
-        if scope is not None and not isinstance(scope, str):
+        if self._audience is None and "aud" in claims:
+            raise TokenRefused("The token is for another audience")
+        if "scope" not in claims:
+            return User(subject, None, expires_at)
+        scope = claims["scope"]
+        if not isinstance(scope, str):
             raise TokenRefused("The scope is not a string")
-        return User(subject, None if scope is None else frozenset(scope.split()), expires_at)
+        return User(subject, frozenset(scope.split(" ")), expires_at)
 
 
 class VerifiedTokens:

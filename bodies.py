@@ -6,8 +6,8 @@ depends on the user.
 """
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from email.message import Message
 from typing import TypeVar
 
 from fastapi import Request
@@ -28,6 +28,11 @@ MAXIMUM_BYTES = 65_536
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
+# RFC 9110, section 8.3.1; without the asterisk of RFC 8187, which would hide a charset.
+_WORD = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
+_PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_WORD})=({_WORD}|"[^"\\]*")')
+_CONTENT_TYPE = re.compile(rf"({_WORD}/{_WORD})((?:{_PARAMETER.pattern.replace('(', '(?:')})*)[ \t]*")
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -45,9 +50,7 @@ def validate(model: type[ModelT], document: object) -> ModelT:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        items = body_errors(
-            error.errors(include_url=False, include_context=False, include_input=False), model
-        )
+        items = body_errors(error.errors(include_url=False, include_input=False), model)
         raise ProblemError(INVALID_REQUEST, "The body breaks a rule; see errors.", errors=items) from None
 
 
@@ -71,16 +74,29 @@ def body_errors(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> Itera
             yield ProblemItem(detail=f"The body has an unknown field; known are: {known}.", pointer="")
         else:
             pointer = "".join(f"/{part}" for part in each["loc"])
-            yield ProblemItem(detail=f"{each['msg']}.", pointer=pointer)
+            yield ProblemItem(detail=f"{_message(each)}.", pointer=pointer)
+
+
+def _message(error: ErrorDetails) -> str:
+    """What pydantic says, but for two messages that speak of Python, or count what was sent."""
+    if error["type"] in {"model_type", "model_attributes_type"}:
+        return "Input should be an object"
+    if error["type"] == "too_long":
+        return f"List should have at most {error['ctx']['max_length']} items"
+    return error["msg"]
+
+
+def _is_utf8(parameters: str) -> bool:
+    charsets = [value for name, value in _PARAMETER.findall(parameters) if name.lower() == "charset"]
+    return all(charset.strip('"').lower() in {"utf-8", "utf8"} for charset in charsets)
 
 
 def _check_media_type(request: Request, accepted: Sequence[str]) -> None:
-    values = request.headers.getlist("content-type")
-    header = Message()
-    header["content-type"] = values[0] if len(values) == 1 else ""
-    charset = header.get_content_charset("utf-8")
-    coding = request.headers.get("content-encoding", "identity")
-    if header.get_content_type() not in accepted or charset != "utf-8" or coding.lower() != "identity":
+    types = request.headers.getlist("content-type")
+    codings = request.headers.getlist("content-encoding")
+    read = _CONTENT_TYPE.fullmatch(types[0]) if len(types) == 1 else None
+    coded = any(coding.lower() != "identity" for coding in codings)
+    if read is None or read[1].lower() not in accepted or coded or not _is_utf8(read[2]):
         names = " or ".join(accepted)
         raise ProblemError(UNSUPPORTED_MEDIA_TYPE, f"Send {names} in UTF-8 without a content coding.")
 

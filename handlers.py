@@ -54,14 +54,17 @@ async def _http(request: Request, error: Exception) -> Response:
     """What Starlette's router raises: 404 and 405."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allow = ", ".join(_methods(request)) or (error.headers or {})["Allow"]
+        allow = ", ".join(sorted(_methods(request) or {"GET", "HEAD"}))
         refusal = ProblemError(problems.METHOD_NOT_ALLOWED, "See the Allow header.", headers={"Allow": allow})
         return _answer(request, refusal)
     return _answer(request, ProblemError(problems.NOT_FOUND, "There is nothing at this path."))
 
 
-def _methods(request: Request) -> list[str]:
-    """All methods of the path: each route knows only its own, the document knows them all."""
+def _methods(request: Request) -> set[str]:
+    """All methods of the path: each route knows only its own, the document knows them all.
+
+    None for the pages that are not in the document, all of which are only read.
+    """
     app: FastAPI = request.app
     found = {
         method.upper()
@@ -69,7 +72,7 @@ def _methods(request: Request) -> list[str]:
         if _pattern(path).fullmatch(request.url.path)
         for method in item
     }
-    return sorted(found)
+    return found | {"HEAD"} if "GET" in found else found
 
 
 @cache

@@ -57,7 +57,10 @@ class PreflightRefused(ProblemError):
 
 
 class RequestContext:
-    """Gives the request its id, and the answer its headers and its log line."""
+    """Gives the request its id, and the answer its headers and its log line.
+
+    HEAD is answered as GET is, without the body (RFC 9110, section 9.3.2).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,6 +71,9 @@ class RequestContext:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
+        method = scope["method"]
+        if method == "HEAD":
+            scope["method"] = "GET"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         caching = _PRIVATE if _is_about_tasks(scope["path"]) else _NO_STORE
@@ -84,6 +90,8 @@ class RequestContext:
                 if not any(name == _CSP for name, _ in headers):
                     headers.append(_NO_CONTENT_SOURCES)
                 message["headers"] = headers
+            elif method == "HEAD":
+                message["body"] = b""
             await send(message)
 
         try:
@@ -93,7 +101,7 @@ class RequestContext:
             access.info(
                 "request",
                 extra={
-                    "method": scope["method"],
+                    "method": method,
                     "route": getattr(route, "path", None),
                     "status": status,
                     "duration_ms": round((time.perf_counter() - started) * 1000, 2),

@@ -115,6 +115,12 @@ def _without_nul(value: str) -> str:
     return value
 
 
+_DATE_TIME_EXPECTED = (
+    "Input should be an RFC 3339 date-time with an offset, in the years 1970–9999, "
+    "with up to 9 digits of a fraction and without a leap second"
+)
+
+
 def _date_time(value: object) -> datetime:
     """An RFC 3339 date-time as UTC.
 
@@ -122,7 +128,7 @@ def _date_time(value: object) -> datetime:
     written to PostgreSQL, and then no read of the row succeeds.
     """
     if not isinstance(value, str) or not _DUE_AT.fullmatch(value):
-        raise PydanticCustomError("date_time", "Input should be an RFC 3339 date-time with an offset")
+        raise PydanticCustomError("date_time", _DATE_TIME_EXPECTED)
     try:
         instant = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):

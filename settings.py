@@ -6,10 +6,11 @@ neither shows itself when a settings object is printed.
 """
 
 import ipaddress
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import limits
 from pydantic import (
@@ -27,6 +28,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+# As browsers send it: in lower case, with a host, and without a path.
+_ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9A-Fa-f:.]+")
+
 MINIMUM_SECRET_BYTES = 32
 """HS256 keys shorter than the hash's output are refused (RFC 7518, 3.2)."""
 
@@ -34,6 +39,15 @@ MINIMUM_SECRET_BYTES = 32
 def fault(message: str) -> PydanticCustomError:
     """A validation error that says `message` and nothing of the value."""
     return PydanticCustomError("setting", "{message}", {"message": message})
+
+
+def _split_url(value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # Parsed only when it is asked for.
+    except ValueError:
+        raise fault("is not a URL") from None
+    return parts
 
 
 def is_loopback(host: str) -> bool:
@@ -71,7 +85,7 @@ def _database_url(value: object) -> URL:
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+    parts = _split_url(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise fault("is not an http or https URL")
     if parts.username or parts.query or parts.fragment:
@@ -82,8 +96,7 @@ def _http_url(value: str) -> str:
 
 
 def _origin(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or value != f"{parts.scheme}://{parts.netloc}":
+    if not _ORIGIN.fullmatch(value):
         raise fault("must be origins like https://app.example.com, without a path, and never *")
     return value
 
@@ -110,13 +123,22 @@ def _rate(value: object) -> limits.RateLimitItem:
     if isinstance(value, limits.RateLimitItem):
         return value
     try:
-        return limits.parse(str(value))
+        [rate] = limits.parse_many(str(value))
     except ValueError:
-        raise fault("is not a rate like 600/minute") from None
+        raise fault("is not one rate like 600/minute") from None
+    if rate.amount < 1:
+        raise fault("must allow one request at least")
+    return rate
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise fault("is not an address or a name")
+    return value
 
 
 def _storage_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"memory", "redis", "rediss"}:
+    if _split_url(value).scheme not in {"memory", "redis", "rediss"}:
         raise fault("must be memory://, redis:// or rediss://")
     return value
 
@@ -126,6 +148,7 @@ HttpURL = Annotated[str, AfterValidator(_http_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Rate = Annotated[InstanceOf[limits.RateLimitItem], BeforeValidator(_rate)]
+Host = Annotated[str, AfterValidator(_host)]
 StorageURL = Annotated[str, AfterValidator(_storage_url)]
 
 
@@ -147,12 +170,14 @@ class DatabaseSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
-    def load(cls) -> Self:
-        """Read the environment and `.env`, or end the process naming every fault."""
+    def load(cls, **given: str) -> Self:
+        """Read what is given, the environment and `.env`; end the process naming every fault."""
         try:
-            return cls()
+            return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
-            sys.exit("\n".join(["The settings are wrong:", *_explain(error)]))
+            sys.exit("\n".join(["The settings are wrong:", *dict.fromkeys(_explain(error))]))
+        except (OSError, UnicodeDecodeError) as error:
+            sys.exit(f"The file .env cannot be read: {type(error).__name__}")
 
     @property
     def direct_url(self) -> URL:
@@ -186,7 +211,7 @@ class Settings(DatabaseSettings):
 
     cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_split_words)] = ()
 
-    host: str = "0.0.0.0"  # noqa: S104 - a PaaS routes to the container's own address
+    host: Host = "0.0.0.0"  # noqa: S104 - a PaaS routes to the container's own address
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
 

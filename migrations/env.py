@@ -1,7 +1,10 @@
 """Runs the migrations: one transaction, one at a time, on the direct endpoint."""
 
+import sys
+
 from alembic import context
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 import db
@@ -21,7 +24,11 @@ def run() -> None:
     settings = DatabaseSettings.load()
     logs.configure(settings.log_level)
     engine = db.connect(settings.direct_url, settings).execution_options(isolation_level="READ COMMITTED")
-    with engine.connect() as connection:
+    try:
+        connecting = engine.connect()
+    except DBAPIError as error:
+        sys.exit(f"Cannot reach the database: {' '.join(str(error.orig).split())}")
+    with connecting as connection:
         context.configure(connection=connection, target_metadata=SQLModel.metadata)
         with context.begin_transaction():
             # Let go of at the end of the transaction, and so safe behind a pooler too.

@@ -51,7 +51,17 @@ def load(**changes: str) -> Settings:
         ("BETTER_AUTH_SECRET", f"{SECRET},"),
         ("RATE_LIMIT_REQUESTS", "many"),
         ("RATE_LIMIT_AUTH_FAILURES", "5"),
+        ("RATE_LIMIT_REQUESTS", "0/minute"),
+        ("RATE_LIMIT_REQUESTS", "600/minute;10/second"),
         ("RATE_LIMIT_STORAGE_URL", "mongodb://localhost"),
+        ("RATE_LIMIT_STORAGE_URL", "redis://localhost:port"),
+        ("RATE_LIMIT_STORAGE_URL", "redis://[localhost"),
+        ("CORS_ORIGINS", "https://"),
+        ("CORS_ORIGINS", "https://*.example.com"),
+        ("CORS_ORIGINS", "https://App.example.com"),
+        ("CORS_ORIGINS", "https://u:p@app.example.com"),
+        ("CORS_ORIGINS", "https://[app"),
+        ("HOST", "bad host"),
         ("TRUSTED_PROXY_HOPS", "-1"),
         ("CORS_ORIGINS", "*"),
         ("CORS_ORIGINS", f"{ORIGIN}/"),
@@ -69,6 +79,7 @@ def load(**changes: str) -> Settings:
 def test_a_fault_is_named(name: str, value: str) -> None:
     [line] = faults(**{name: value})
     assert line.startswith(f"{name}: ")
+    assert "value error" not in line
 
 
 @pytest.mark.spec("process.settings")
@@ -108,6 +119,7 @@ def test_keys_at_an_url_need_an_issuer_and_an_audience() -> None:
         "ftp://app.example.com",
         "app.example.com",
         "https://u:p@app.example.com",
+        "https://[app",
         f"{ORIGIN}?x=1",
     ],
 )
@@ -164,6 +176,19 @@ def test_secrets_do_not_show_themselves() -> None:
     shown = f"{settings} {settings!r} {settings.direct_url}"
     assert "hunter2" not in shown
     assert SECRET not in shown
+
+
+@pytest.mark.spec("process.settings")
+def test_a_fault_is_named_once() -> None:
+    assert len(faults(BETTER_AUTH_SECRET="first,second")) == 1
+
+
+@pytest.mark.spec("process.settings")
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"A=\xe9\n"])
+def test_a_file_that_cannot_be_read_is_named(content: bytes) -> None:
+    Path(".env").write_bytes(content)
+    with environment(**GOOD), pytest.raises(SystemExit, match=r"The file \.env cannot be read"):
+        Settings.load()
 
 
 def test_an_empty_variable_is_like_none() -> None:

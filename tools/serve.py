@@ -5,6 +5,7 @@ with the same `gunicorn.conf.py` as in production. Ends them again.
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shlex
@@ -21,27 +22,32 @@ from types import FrameType
 
 from dotenv import dotenv_values
 
+from settings import Settings
 from tools import postgres, tokens
 
 ENV_FILE = Path(".env")
 DATA = Path(".data/postgres")
 KEY_SOURCES = ("BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "JWKS_URL")
 START_SECONDS = 60
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     # SIGINT as well: a shell has background jobs ignore it, and Python respects that.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    _ensure_key_source()
-    environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given()
     try:
-        _check_port(environment["HOST"], environment["PORT"])
+        _ensure_key_source()
+        environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given()
+        _check_settings(environment)
+        _check_port(environment["HOST"], int(environment["PORT"]))
         with _database(environment), service(environment) as server:
             _greet(environment)
             return server.wait()
     except postgres.Failure as failure:
         sys.exit(str(failure))
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"Cannot use {ENV_FILE}: {error}")
     except KeyboardInterrupt:
         return 0
 
@@ -65,18 +71,21 @@ def _ensure_key_source() -> None:
     print("Made a random BETTER_AUTH_SECRET in .env")
 
 
-def _check_port(host: str, port: str) -> None:
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise postgres.Failure(f"PORT is no port: {port!r}")
+def _check_settings(environment: dict[str, str]) -> None:
+    """End with all faults named, before anything is started; the database may come later."""
+    given = {} if "DATABASE_URL" in environment else {"database_url": "postgresql://localhost/embedded"}
+    Settings.load(**given)
+
+
+def _check_port(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As gunicorn does it, so that connections still closing do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind((host, port))
         except OSError as error:
-            raise postgres.Failure(
-                f"Cannot listen on {host}:{port}: {error.strerror}. Try: make run PORT=8001"
-            ) from None
+            advice = f"Try: make run PORT={port + 1}"
+            raise postgres.Failure(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from None
 
 
 @contextlib.contextmanager
@@ -101,7 +110,15 @@ def service(environment: dict[str, str], log: Path | None = None) -> Iterator[su
         if migrated.returncode:
             sys.exit(migrated.returncode)
         gunicorn = [sys.executable, "-m", "gunicorn", "main:app"]
-        server = subprocess.Popen(gunicorn, env=environment, stdout=output)
+        # In a session of its own, an interrupt at the terminal reaches it through us
+        # alone, as the signal on which it finishes what it does.
+        server = subprocess.Popen(
+            gunicorn,
+            env=environment,
+            stdout=output,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509
+        )
         stack.callback(_stop, server)
         _wait_until_ready(server, environment)
         yield server
@@ -115,7 +132,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], environment: dict[str, st
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise postgres.Failure("The service did not become ready; its log says why")
+    raise postgres.Failure("The service did not become ready; the lines above say why")
 
 
 def base_url(environment: dict[str, str]) -> str:
@@ -134,6 +151,12 @@ def _greet(environment: dict[str, str]) -> None:
             " -H 'Content-Type: application/json' -d '{\"title\": \"Water the plants\"}'\n",
             flush=True,
         )
+
+
+def _end_with_parent() -> None:
+    """On Linux, stop gunicorn even when nobody is left to do it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -60,7 +60,18 @@ def test_a_token_for_writing_only_writes(client: TestClient, user_id: str) -> No
 @pytest.mark.spec("auth.scope.limits")
 @pytest.mark.parametrize(
     "scope",
-    ["", " ", "openid", "tasks:*", "tasks", "TASKS:READ", "tasks:readwrite", "tasks:read,tasks:write"],
+    [
+        "",
+        " ",
+        "openid",
+        "tasks:*",
+        "tasks",
+        "TASKS:READ",
+        "tasks:readwrite",
+        "tasks:read,tasks:write",
+        "\u00a0tasks:read",
+        "tasks:read\ttasks:write",
+    ],
 )
 def test_any_other_scope_allows_nothing(client: TestClient, user_id: str, scope: str) -> None:
     task = client_as(client, user_id).create()["id"]
@@ -78,6 +89,6 @@ def test_both_scopes_allow_everything(client: TestClient, user_id: str) -> None:
 
 
 @pytest.mark.spec("auth.scope.malformed")
-@pytest.mark.parametrize("scope", [["tasks:read"], 5, True, {"tasks": "read"}])
+@pytest.mark.parametrize("scope", [None, ["tasks:read"], 5, True, False, [], {"tasks": "read"}])
 def test_a_scope_that_is_no_string_is_refused(client: TestClient, user_id: str, scope: object) -> None:
     assert_refused(client_as(client, user_id, scope=scope).get(), "The scope is not a string")

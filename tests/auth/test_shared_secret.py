@@ -222,6 +222,13 @@ def test_an_audience_is_refused_when_none_is_set(client: TestClient) -> None:
     assert_token_refused(client, with_claims(aud="https://x.example"), "The token is for another audience")
 
 
+@pytest.mark.spec("auth.audience")
+@pytest.mark.parametrize("audience", ["", [], {}, 0, False, None])
+def test_an_empty_audience_is_one_too(client: TestClient, audience: object) -> None:
+    claims = {"sub": "somebody", "exp": NOW + 3600, "aud": audience}
+    assert ask(client, sign({"alg": "HS256"}, claims)) == 401
+
+
 @pytest.mark.spec("auth.issuer")
 def test_the_issuer_must_be_the_one_that_is_set(serve: Serve) -> None:
     client = serve(jwt_issuer="https://app.example.com")

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import jwt
 import pytest
 
 from tests.conftest import ROOT
+from tests.process.test_gunicorn import wait_until_refused
 from tests.support import SECRET, TASKS
 from tools.postgres import free_port
 
@@ -122,6 +124,20 @@ def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -
     assert running_in(clone) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_no_web_process_outlives_its_make_run(clone: Path, number: signal.Signals) -> None:
+    with make_run(clone) as process:
+        url = printed_curl(process)[2]
+        process.send_signal(number)
+        process.wait(PATIENCE)
+        wait_until_refused(urlsplit(url).port or 0)
+    with make_run(clone) as process:
+        printed_curl(process)
+        process.terminate()
+        process.wait(PATIENCE)
+    assert running_in(clone) == []
+
+
 def test_a_server_that_was_left_behind_is_stopped_first(clone: Path) -> None:
     with make_run(clone) as process:
         created = follow(printed_curl(process))
@@ -141,7 +157,14 @@ def test_a_server_that_was_left_behind_is_stopped_first(clone: Path) -> None:
 
 def one_line(clone: Path, *command: str, **changes: str) -> str:
     """What a command says that cannot do its work: one line on standard error."""
-    ended = subprocess.run(
+    ended = run(clone, *command, **changes)
+    assert ended.returncode == 1, ended
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+def run(clone: Path, *command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=clone,
         env=variables(**changes),
@@ -150,17 +173,37 @@ def one_line(clone: Path, *command: str, **changes: str) -> str:
         timeout=PATIENCE,
         check=False,
     )
-    assert ended.returncode == 1, ended
-    [line] = ended.stderr.splitlines()
-    return line
 
 
 def test_a_port_in_use_is_one_clear_line(clone: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         line = one_line(clone, "tools.serve", PORT=port)
-    assert line == f"Cannot listen on 127.0.0.1:{port}: Address already in use. Try: make run PORT=8001"
-    assert one_line(clone, "tools.serve", PORT="x") == "PORT is no port: 'x'"
+    assert (
+        line
+        == f"Cannot listen on 127.0.0.1:{port}: Address already in use. Try: make run PORT={int(port) + 1}"
+    )
+
+
+@pytest.mark.spec("process.settings")
+def test_wrong_settings_are_all_named_before_anything_is_started(clone: Path) -> None:
+    wrong = {"PORT": "x", "BETTER_AUTH_SECRET": "short", "LOG_LEVEL": "loud", "WEB_CONCURRENCY": "two"}
+    ended = run(clone, "tools.serve", **wrong)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    first, *faults = ended.stderr.splitlines()
+    assert first == "The settings are wrong:"
+    assert {line.split(":")[0].strip() for line in faults} == wrong.keys()
+    assert not (clone / ".data").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://u:hunter2@127.0.0.1:1/x", "postgres://u:hunter2@127.0.0.1:1/x?sslmode=bogus"]
+)
+def test_a_database_that_is_not_there_is_one_clear_line(clone: Path, url: str) -> None:
+    for command in (["alembic", "upgrade", "head"], ["tools.serve"]):
+        line = one_line(clone, *command, DATABASE_URL=url, BETTER_AUTH_SECRET=SECRET, PORT=str(free_port()))
+        assert line.startswith("Cannot reach the database: ")
+        assert "hunter2" not in line
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(clone: Path) -> None:
@@ -204,6 +247,16 @@ def test_a_token_is_printed(clone: Path) -> None:
     claims = jwt.decode(printed.strip(), SECRET, ["HS256"], audience="tasks")
     assert claims["sub"] == "some user"
     assert claims["exp"] - time.time() == pytest.approx(3600, abs=60)
+
+
+@pytest.mark.spec("process.token")
+def test_a_subject_may_have_quotes(clone: Path) -> None:
+    make = ["make", "-s", "token", 'SUB=o\'brien "x"', f"BIN={Path(sys.executable).parent}", "INSTALLED="]
+    environment = variables(BETTER_AUTH_SECRET=SECRET)
+    printed = subprocess.run(
+        make, cwd=clone, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert jwt.decode(printed.strip(), SECRET, ["HS256"])["sub"] == 'o\'brien "x"'
 
 
 @pytest.mark.spec("process.token")
