@@ -73,7 +73,9 @@ class Authenticator:
         self._issuer = settings.issuer
         self._audience = settings.audience
         self._verified = VerifiedTokens()
-        self.limits = RateLimits(settings)
+
+    async def close(self) -> None:
+        await self._keys.close()
 
     async def user(self, token: str) -> User:
         """The token's user. Raises TokenRefused, or KeysUnavailable."""
@@ -213,15 +215,16 @@ async def get_current_user(
 ) -> User:
     """The user whose token the request carries, or a problem: 401, 403, 429 or 503."""
     authenticator: Authenticator = request.app.state.authenticator
+    limits: RateLimits = request.app.state.limits
     try:
         user = await authenticator.user(_token(authorization))
     except TokenRefused as refusal:
-        await authenticator.limits.failures.hit(authenticator.limits.address(request))
+        await limits.failures.hit(limits.address(request))
         raise _unauthorized(refusal.reason) from None
     except KeysUnavailable:
         raise unavailable("The keys that verify tokens cannot be reached.") from None
     request.state.user_id = user.id
-    await authenticator.limits.requests.hit(user.id)
+    await limits.requests.hit(user.id)
     needed = READ if request.method == "GET" else WRITE
     if user.scopes is not None and needed not in user.scopes:
         raise _insufficient(needed)

@@ -4,6 +4,7 @@ Bodies, problems, headers and links. `specs/openapi.json` is the committed
 result; `make openapi` writes it.
 """
 
+from operator import attrgetter
 from typing import Any
 
 from fastapi import FastAPI
@@ -106,7 +107,10 @@ def problem(kind: ProblemType) -> Json:
 
 def task_problems(*kinds: ProblemType) -> dict[int | str, Json]:
     """What an operation on tasks answers besides success: these, and what all do."""
-    return {kind.status: problem(kind) for kind in sorted({*kinds, *_OF_EVERY_TASK_OPERATION}, key=_status)}
+    return {
+        kind.status: problem(kind)
+        for kind in sorted({*kinds, *_OF_EVERY_TASK_OPERATION}, key=attrgetter("status"))
+    }
 
 
 def headers(*names: str, required: bool = True) -> Json:
@@ -165,7 +169,3 @@ def _forget_fastapis_422(result: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         result["components"]["schemas"].pop(name, None)
-
-
-def _status(kind: ProblemType) -> int:
-    return kind.status

@@ -1,8 +1,7 @@
 """The engine, the connections, and the scope in which every statement runs.
 
-    DatabaseError
-    ├── PoolExhausted     no connection within the time a request may wait
-    └── NotReady          the database is absent, or not fit to serve from
+    PoolExhausted     no connection within the time a request may wait
+    NotReady          the database is absent, or not fit to serve from
 
 One database round trip per request: psycopg2 speaks the simple query protocol,
 so the scope (role, user, deadline) and the one statement of the work travel in
@@ -38,6 +37,8 @@ READINESS_SECONDS = 1.0
 NOT_MIGRATED = {"42P01", "42703", "42501", "22023"}
 """SQLSTATEs of a schema that is absent or older: no such table, column, grant, or role."""
 
+READ_ONLY = "25006"
+
 # TimeZone, because psycopg2 cannot read year 9999 in a zone where it is 10000.
 _SCOPE = (
     f"SELECT set_config('role', '{ROLE}', true),"
@@ -56,15 +57,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class DatabaseError(Exception):
-    """The database cannot serve this request now."""
-
-
-class PoolExhausted(DatabaseError):
+class PoolExhausted(Exception):
     """Every connection stayed busy for as long as a request may wait."""
 
 
-class NotReady(DatabaseError):
+class NotReady(Exception):
     """The database must not be served from; the message says why, without secrets."""
 
 
@@ -206,7 +203,8 @@ class Database:
             with Session(connection) as session:
                 return work(session)
         except DBAPIError as error:
-            if error.connection_invalidated:
+            # After a failover the old primary is only read from; a new connection finds the new one.
+            if error.connection_invalidated or sqlstate(error) == READ_ONLY:
                 self._drop(connection)
             raise
         finally:

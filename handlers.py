@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
+import logs
 import problems
-from db import DatabaseError, NotReady
+from db import NotReady, PoolExhausted
 from problems import ProblemError, ProblemItem
 from services.tasks import TaskNotFound
 
@@ -63,7 +64,7 @@ async def _http(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> set[str]:
     """All methods of the path: each route knows only its own, the document knows them all.
 
-    None for the pages that are not in the document, all of which are only read.
+    The set is empty for the pages that are not in the document, which are only read.
     """
     app: FastAPI = request.app
     found = {
@@ -96,8 +97,11 @@ async def _overloaded(request: Request, error: Exception) -> Response:
 async def _database(request: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
     answer = problems.from_database(error)
-    level = logging.ERROR if answer.kind is problems.INTERNAL_ERROR else logging.WARNING
-    log.log(level, "database error", exc_info=error, extra={"request_id": request.state.request_id})
+    request_id = {"request_id": request.state.request_id}
+    if answer.kind is problems.INTERNAL_ERROR:
+        log.error("database error", exc_info=error, extra=request_id)
+    else:
+        log.warning("database unavailable: %s", logs.name(error), extra=request_id)
     return _answer(request, answer)
 
 
@@ -108,6 +112,6 @@ _HANDLERS = {
     HTTPException: _http,
     ClientDisconnect: _gone,
     NotReady: _not_ready,
-    DatabaseError: _overloaded,
+    PoolExhausted: _overloaded,
     DBAPIError: _database,
 }

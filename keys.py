@@ -7,16 +7,17 @@ What a token must say besides its signature belongs in `auth.py`.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
-import time
-import urllib.error
-import urllib.request
+import socket
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.message import Message
-from http.client import HTTPException, HTTPResponse
-from typing import IO, Protocol
+from http.client import HTTPConnection, HTTPSConnection
+from time import monotonic as clock
+from typing import Protocol
+from urllib.parse import urlsplit
 
 import jwt
 from pydantic import SecretStr
@@ -55,6 +56,8 @@ class KeySource(Protocol):
         """The keys that may verify a token with this header. Raises both errors above."""
         ...
 
+    async def close(self) -> None: ...
+
 
 class SharedSecrets:
     """HS256 with one secret, or with several while they are being rotated."""
@@ -65,11 +68,16 @@ class SharedSecrets:
     async def keys_for(self, header: Mapping[str, object]) -> Sequence[Key]:
         return self._keys
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 class PublishedKeys:
     """The key set at a URL (RFC 7517), cached; one fetch at a time, in a thread.
 
-    All state is touched by the event loop only.
+    A request waits for a fetch when its key is unknown, or when the keys are old
+    and the endpoint answered last time; while it does not answer, old keys are
+    used at once and the fetch goes on behind. All state is touched by the event loop only.
     """
 
     def __init__(self, url: str) -> None:
@@ -84,18 +92,22 @@ class PublishedKeys:
         kid = header.get("kid")
         if not isinstance(kid, str):
             raise UnknownKey
-        age = time.monotonic() - self._fetched_at
-        if age >= FRESH_SECONDS:
+        age = clock() - self._fetched_at
+        if kid not in self._keys or (age >= FRESH_SECONDS and self._answered):
             await self._refetch()
         elif age >= REFRESH_SECONDS:
             self._begin_fetch()
-        if kid not in self._keys:
-            await self._refetch()
-        if time.monotonic() - self._fetched_at >= STALE_SECONDS:
+        if clock() - self._fetched_at >= STALE_SECONDS:
             raise KeysUnavailable
         if kid not in self._keys:
             raise UnknownKey if self._answered else KeysUnavailable
         return [self._keys[kid]]
+
+    async def close(self) -> None:
+        """Give up a fetch that is under way."""
+        if self._fetch is not None:
+            self._fetch.cancel()
+            await asyncio.gather(self._fetch, return_exceptions=True)
 
     async def _refetch(self) -> None:
         fetch = self._begin_fetch()
@@ -106,83 +118,76 @@ class PublishedKeys:
         """The fetch under way, or a new one, or None when the last one is too recent."""
         if self._fetch is not None and not self._fetch.done():
             return self._fetch
-        if time.monotonic() - self._tried_at < REFETCH_SECONDS:
+        if clock() - self._tried_at < REFETCH_SECONDS:
             return None
-        self._tried_at = time.monotonic()
         self._fetch = asyncio.create_task(self._load())
         return self._fetch
 
     async def _load(self) -> None:
         try:
-            keys = await asyncio.to_thread(fetch_keys, self._url)
-        except (OSError, HTTPException, ValueError, RecursionError, jwt.PyJWTError) as error:
+            keys = await asyncio.wait_for(asyncio.to_thread(fetch_keys, self._url), FETCH_SECONDS)
+        except Exception as error:  # Whatever the endpoint sends, it is no answer to the caller.
             self._answered = False
             log.warning("The key endpoint does not answer: %s", type(error).__name__)
         else:
             self._answered = True
             self._keys = keys
-            self._fetched_at = time.monotonic()
+            self._fetched_at = clock()
+        finally:
+            self._tried_at = clock()
 
 
 def fetch_keys(url: str) -> dict[str, Key]:
     """The published keys that can verify a signature, by their id. Blocks.
 
-    Raises OSError, HTTPException, ValueError, RecursionError or PyJWTError when
-    the endpoint does not answer with a key set, within the limits above.
+    Raises when the endpoint does not answer with a key set within the limits above.
     """
     document = json.loads(_download(url))
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("not a key set")
-    keys = {}
-    for each in document["keys"]:
-        key = _usable(each)
-        if key is not None:
-            keys[str(each["kid"])] = key
-    return keys
+    usable = (_usable(each) for each in document["keys"])
+    return dict(filter(None, usable))
 
 
-def _usable(jwk: object) -> Key | None:
+def _usable(jwk: object) -> tuple[str, Key] | None:
     """None for a key of another kind or purpose, which a set may well have."""
-    if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str) or jwk.get("use", "sig") != "sig":
+    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
-    if jwk.get("alg", "EdDSA") not in ALGORITHMS:
+    kid, algorithm = jwk.get("kid"), jwk.get("alg", "EdDSA")
+    if not isinstance(kid, str) or not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         return None
     try:
         key = jwt.PyJWK(jwk)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, TypeError, ValueError):
         return None
-    return Key(key.algorithm_name, key) if key.algorithm_name in ALGORITHMS else None
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead to a host that nobody configured."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: Message,
-        newurl: str,
-    ) -> None:
-        raise urllib.error.HTTPError(req.full_url, code, "a redirect", headers, fp)
-
-
-_opener = urllib.request.build_opener(_NoRedirects)
+    return (kid, Key(key.algorithm_name, key)) if key.algorithm_name in ALGORITHMS else None
 
 
 def _download(url: str) -> bytes:
-    """The body of the answer, bounded in size and in time as a whole."""
-    deadline = time.monotonic() + FETCH_SECONDS
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310
-    body = bytearray()
-    with _opener.open(request, timeout=FETCH_SECONDS) as answer:
-        assert isinstance(answer, HTTPResponse)
-        while chunk := answer.read1(MAXIMUM_BYTES):
-            body += chunk
-            if len(body) > MAXIMUM_BYTES:
-                raise ValueError("too large")
-            if time.monotonic() > deadline:
-                raise TimeoutError
-    return bytes(body)
+    """The body of the answer, bounded in size and in time as a whole.
+
+    The standard library's client follows no redirect and asks no proxy: both
+    could lead to a host that nobody configured.
+    """
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=FETCH_SECONDS)
+    with contextlib.closing(connection):
+        connection.connect()
+        deadline = threading.Timer(FETCH_SECONDS, _abort, [connection.sock])
+        deadline.start()
+        try:
+            connection.request("GET", parts.path or "/", headers={"Accept": "application/json"})
+            with connection.getresponse() as answer:
+                body = answer.read(MAXIMUM_BYTES + 1)
+        finally:
+            deadline.cancel()
+    if answer.status != 200 or len(body) > MAXIMUM_BYTES:
+        raise ValueError("no key set")
+    return body
+
+
+def _abort(line: socket.socket) -> None:
+    """Wake a thread that waits for a server which sends a byte now and then."""
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)

@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from types import TracebackType
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
@@ -19,8 +18,6 @@ from sqlalchemy.exc import DBAPIError
 from db import sqlstate
 
 _EXTRA = ("method", "route", "status", "duration_ms", "request_id", "user_id")
-
-ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class JsonFormatter(logging.Formatter):
@@ -50,10 +47,16 @@ def describe(error: BaseException) -> Iterator[str]:
         yield from describe(earlier)
         yield "\n"
     yield from traceback.format_tb(error.__traceback__)
-    yield type(error).__name__
-    if isinstance(error, DBAPIError):
-        state = sqlstate(error)
-        yield f" (SQLSTATE {state})" if state else f": {error.orig}"
+    yield name(error)
+
+
+def name(error: BaseException) -> str:
+    """The type of the error, and of one of the database what may be told of it."""
+    kind = type(error).__name__
+    if not isinstance(error, DBAPIError):
+        return kind
+    state = sqlstate(error)
+    return f"{kind} (SQLSTATE {state})" if state else f"{kind}: {' '.join(str(error.orig).split())}"
 
 
 def configure(level: str) -> None:

@@ -5,7 +5,7 @@ setting and opens no connection; asking it for `app` does.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 
 from fastapi import FastAPI
@@ -23,6 +23,7 @@ from middleware import (
     RequestContext,
     Unforeseen,
 )
+from rate_limits import RateLimits
 from routes import health, pages, tasks
 from settings import Settings
 
@@ -62,11 +63,15 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    authenticator = app.state.authenticator = Authenticator(settings)
-    database = app.state.database = Database(settings)
-    yield
-    await database.close()
-    await authenticator.limits.close()
+    async with AsyncExitStack() as stack:
+        for name, part in (
+            ("limits", RateLimits(settings)),
+            ("authenticator", Authenticator(settings)),
+            ("database", Database(settings)),
+        ):
+            setattr(app.state, name, part)
+            stack.push_async_callback(part.close)
+        yield
 
 
 def __getattr__(name: str) -> FastAPI:

@@ -15,12 +15,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.responses import Response
 
-from db import NOT_MIGRATED, sqlstate
+from db import NOT_MIGRATED, READ_ONLY, sqlstate
 
 MEDIA_TYPE = "application/problem+json"
-MAXIMUM_ERRORS = 50
-"""How many errors one answer lists: a body of 64 KiB can break rules thousands of times."""
-
 RETRY_SECONDS = 2
 """What `Retry-After` says while the database or the keys are away."""
 
@@ -161,7 +158,7 @@ class Problem(BaseModel):
     status: Annotated[int, Field(ge=400, le=599)]
     detail: str
     instance: Annotated[str, Field(description="The request id, as in `X-Request-ID`.")]
-    errors: Annotated[list[ProblemItem] | None, Field(max_length=MAXIMUM_ERRORS)] = None
+    errors: list[ProblemItem] | None = None
 
 
 class ProblemError(Exception):
@@ -179,7 +176,7 @@ class ProblemError(Exception):
         self.kind = kind
         self.detail = detail
         self.headers = headers
-        self.errors = list(dict.fromkeys(errors))[:MAXIMUM_ERRORS]
+        self.errors = list(dict.fromkeys(errors))
 
 
 def unavailable(detail: str) -> ProblemError:
@@ -206,7 +203,7 @@ def response(request_id: str, error: ProblemError) -> Response:
 # 57 operator (57014 is the statement's deadline), 58 system.
 _PASSING_CLASSES = {"08", "28", "53", "57", "58"}
 _PASSING_STATES = NOT_MIGRATED | {
-    "25006",  # read-only: a failover is under way
+    READ_ONLY,  # a failover is under way
     "3D000",  # no such database
     "40001",  # serialization failure
     "40P01",  # deadlock

@@ -110,7 +110,7 @@ class RateLimits:
     """Both limits of the service, and how a client is told from another."""
 
     def __init__(self, settings: Settings) -> None:
-        self._counters = Counters(settings.rate_limit_storage_url)
+        self._counters = Counters(settings.rate_limit_storage_url.get_secret_value())
         self.requests = RateLimit("requests", settings.rate_limit_requests, self._counters)
         self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, self._counters)
         self._hops = settings.trusted_proxy_hops

@@ -77,7 +77,8 @@ def _database_url(value: object) -> URL:
         raise fault("names no database")
     if "options" in url.query:
         raise fault("must not carry options: a transaction-mode pooler refuses them")
-    host = url.host or str(url.query.get("host", ""))
+    # libpq goes by the query before the authority.
+    host = str(url.query.get("hostaddr") or url.query.get("host") or url.host or "")
     on_this_machine = not host or host.startswith("/") or is_loopback(host)
     if not on_this_machine and "sslmode" not in url.query:
         url = url.update_query_dict({"sslmode": "require"})
@@ -137,8 +138,8 @@ def _host(value: str) -> str:
     return value
 
 
-def _storage_url(value: str) -> str:
-    if _split_url(value).scheme not in {"memory", "redis", "rediss"}:
+def _storage_url(value: SecretStr) -> SecretStr:
+    if _split_url(value.get_secret_value()).scheme not in {"memory", "redis", "rediss"}:
         raise fault("must be memory://, redis:// or rediss://")
     return value
 
@@ -149,7 +150,7 @@ Origin = Annotated[str, AfterValidator(_origin)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Rate = Annotated[InstanceOf[limits.RateLimitItem], BeforeValidator(_rate)]
 Host = Annotated[str, AfterValidator(_host)]
-StorageURL = Annotated[str, AfterValidator(_storage_url)]
+StorageURL = Annotated[SecretStr, AfterValidator(_storage_url)]
 
 
 class DatabaseSettings(BaseSettings):
@@ -206,7 +207,7 @@ class Settings(DatabaseSettings):
 
     rate_limit_requests: Rate = limits.parse("600/minute")
     rate_limit_auth_failures: Rate = limits.parse("60/minute")
-    rate_limit_storage_url: StorageURL = "memory://"
+    rate_limit_storage_url: StorageURL = SecretStr("memory://")
     trusted_proxy_hops: Annotated[int, Field(ge=0, le=10)] = 0
 
     cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_split_words)] = ()

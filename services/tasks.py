@@ -115,7 +115,7 @@ def _update_statement(names: frozenset[str]) -> Update:
     return update(TASKS).where(_this_task).values(changes).returning(*_COLUMNS)
 
 
-_DELETE = update(TASKS).where(_this_task).values(deleted_at=func.clock_timestamp()).returning(*_COLUMNS)
+_DELETE = update(TASKS).where(_this_task).values(deleted_at=func.clock_timestamp()).returning(TASKS.c.id)
 
 
 def list_tasks(
@@ -161,4 +161,5 @@ def update_task(session: Session, caller: str, task_id: UUID, patch: TaskUpdate)
 
 def delete_task(session: Session, caller: str, task_id: UUID) -> None:
     """Mark the task as deleted and keep its row. Raises TaskNotFound."""
-    _one(session, _DELETE, {"caller": caller, "task_id": task_id})
+    if session.exec(_DELETE, params={"caller": caller, "task_id": task_id}).one_or_none() is None:
+        raise TaskNotFound

@@ -21,7 +21,7 @@ ALLOWED = {
     "queries": {"auth", "problems"},
     "contract": {"models", "problems"},
     "middleware": {"problems"},
-    "handlers": {"db", "problems", "services"},
+    "handlers": {"db", "logs", "problems", "services"},
     "routes.health": {"contract", "db", "problems"},
     "routes.pages": {"contract", "problems"},
     "routes.tasks": {
@@ -35,7 +35,7 @@ ALLOWED = {
         "queries",
         "services",
     },
-    "main": {"auth", "contract", "db", "handlers", "logs", "middleware", "routes", "settings"},
+    "main": {"auth", "contract", "db", "handlers", "logs", "middleware", "rate_limits", "routes", "settings"},
 }
 OURS = {name.partition(".")[0] for name in ALLOWED} | {"tests", "tools"}
 

@@ -160,6 +160,8 @@ def test_both_schemes_mean_psycopg2(scheme: str) -> None:
         ("postgres://app@db.internal/tasks?sslmode=disable", "disable"),
         ("postgres://app@ep-x-pooler.neon.tech/tasks?sslmode=require&channel_binding=require", "require"),
         ("postgres://app@/tasks?host=db.example.com", "require"),
+        ("postgres://app@localhost/tasks?host=db.example.com", "require"),
+        ("postgres://app@localhost/tasks?hostaddr=10.0.0.5", "require"),
         ("postgres://app@localhost/tasks", None),
         ("postgres://app@127.0.0.1/tasks", None),
         ("postgres://app@[::1]/tasks", None),
@@ -172,7 +174,7 @@ def test_other_machines_are_reached_over_tls(url: str, sslmode: str | None) -> N
 
 
 def test_secrets_do_not_show_themselves() -> None:
-    settings = load()
+    settings = load(RATE_LIMIT_STORAGE_URL="redis://:hunter2@localhost")
     shown = f"{settings} {settings!r} {settings.direct_url}"
     assert "hunter2" not in shown
     assert SECRET not in shown
@@ -189,6 +191,13 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes) -> None:
     Path(".env").write_bytes(content)
     with environment(**GOOD), pytest.raises(SystemExit, match=r"The file \.env cannot be read"):
         Settings.load()
+
+
+@pytest.mark.spec("limits.requests", "limits.failures")
+def test_rates_have_defaults() -> None:
+    settings = load()
+    assert str(settings.rate_limit_requests) == "600 per 1 minute"
+    assert str(settings.rate_limit_auth_failures) == "60 per 1 minute"
 
 
 def test_an_empty_variable_is_like_none() -> None:

@@ -29,6 +29,10 @@ ENV_FILE = Path(".env")
 DATA = Path(".data/postgres")
 KEY_SOURCES = ("BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "JWKS_URL")
 START_SECONDS = 60
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy that the environment names: the service is on this machine."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -37,8 +41,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        _ensure_key_source()
-        environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given()
+        environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given_with_key_source()
         _check_settings(environment)
         _check_port(environment["HOST"], int(environment["PORT"]))
         with _database(environment), service(environment) as server:
@@ -46,8 +49,6 @@ def main() -> int:
             return server.wait()
     except postgres.Failure as failure:
         sys.exit(str(failure))
-    except (OSError, UnicodeDecodeError) as error:
-        sys.exit(f"Cannot use {ENV_FILE}: {error}")
     except KeyboardInterrupt:
         return 0
 
@@ -56,6 +57,14 @@ def _given() -> dict[str, str]:
     """The environment over `.env`, as the settings see them."""
     from_file = {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
     return from_file | {name: value for name, value in os.environ.items() if value}
+
+
+def _given_with_key_source() -> dict[str, str]:
+    try:
+        _ensure_key_source()
+        return _given()
+    except (OSError, UnicodeDecodeError) as error:
+        raise postgres.Failure(f"Cannot use {ENV_FILE}: {error}") from None
 
 
 def _ensure_key_source() -> None:
@@ -128,7 +137,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], environment: dict[str, st
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{base_url(environment)}/health/ready", timeout=5):
+            with _direct.open(f"{base_url(environment)}/health/ready", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

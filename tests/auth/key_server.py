@@ -41,9 +41,11 @@ class KeyServer:
     """Publishes `keys`, or sends `answer` byte for byte; counts the requests."""
 
     def __init__(self) -> None:
-        self.keys: list[dict[str, object]] = []
+        self.keys: list[object] = []
         self.answer: tuple[int, dict[str, str], bytes] | None = None
         self.hang = False
+        self.drip = ""
+        self.given_up = threading.Event()
         self.requests: list[str] = []
         self.released = threading.Event()
         self.url = ""
@@ -52,6 +54,9 @@ class KeyServer:
         self.requests.append(handler.path)
         if self.hang:
             self.released.wait(30)
+        if self.drip:
+            self._drip(handler)
+            return
         body = json.dumps({"keys": self.keys}).encode()
         status, headers, body = self.answer or (200, {"Content-Type": "application/json"}, body)
         handler.send_response(status)
@@ -60,6 +65,15 @@ class KeyServer:
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)
+
+    def _drip(self, handler: BaseHTTPRequestHandler) -> None:
+        """Send a byte now and then, until the other side has had enough."""
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"\r\n" if self.drip == "body" else b"X-Slow: "))
+        try:
+            while not self.released.wait(0.02):
+                handler.wfile.write(b" ")
+        except OSError:
+            self.given_up.set()
 
 
 @contextmanager

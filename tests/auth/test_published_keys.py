@@ -48,8 +48,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def age(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let the keys that were fetched be that much older."""
-    now = time.monotonic
-    monkeypatch.setattr("keys.time.monotonic", lambda: now() + seconds)
+    monkeypatch.setattr(keys, "clock", lambda: time.monotonic() + seconds)
 
 
 def claims(published: KeyServer, **changes: object) -> dict[str, object]:
@@ -134,6 +133,7 @@ def test_a_published_secret_is_not_used(
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
+@pytest.mark.usefixtures("no_pause")
 def test_keys_for_other_purposes_are_passed_over(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
@@ -143,8 +143,17 @@ def test_keys_for_other_purposes_are_passed_over(
         {"kty": "EC", "kid": "broken"},
         {"kid": "empty"},
         {"kty": "OKP", "crv": "Ed25519", "x": 5, "kid": "number"},
+        {"kty": "OKP", "crv": [], "x": "", "kid": "list"},
+        {"kty": {}, "kid": "object"},
+        {**key.jwk, "kid": "odd", "alg": []},
+        {**key.jwk, "kid": 5},
+        "text",
+        None,
     ]
     assert_refused(Caller(client, "", key.sign(claims(published))).get(), NOT_KNOWN)
+    good = SigningKey("good")
+    published.keys.append(good.jwk)
+    assert ask(client, good.sign(claims(published))) == 200
 
 
 @pytest.mark.spec("auth.jwks.kid")
@@ -211,8 +220,10 @@ def test_a_key_that_is_withdrawn_is_refused_once_the_keys_are_old(
 ) -> None:
     assert ask(client, key.sign(claims(published))) == 200
     published.keys = [SigningKey("second").jwk]
-    age(monkeypatch, keys.FRESH_SECONDS)
-    assert_refused(Caller(client, "", key.sign(claims(published, n=2))).get(), NOT_KNOWN)
+    age(monkeypatch, 299)
+    assert ask(client, key.sign(claims(published, n=2))) == 200
+    age(monkeypatch, 301 + 300)
+    assert_refused(Caller(client, "", key.sign(claims(published, n=3))).get(), NOT_KNOWN)
 
 
 @pytest.mark.spec("auth.jwks.refresh")
@@ -220,9 +231,12 @@ def test_keys_are_fetched_ahead_of_their_time(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask(client, key.sign(claims(published))) == 200
-    published.hang = True
-    age(monkeypatch, keys.REFRESH_SECONDS)
+    age(monkeypatch, 239)
     assert ask(client, key.sign(claims(published, n=2))) == 200
+    assert len(published.requests) == 1
+    published.hang = True
+    age(monkeypatch, 241)
+    assert ask(client, key.sign(claims(published, n=3))) == 200
     deadline = time.perf_counter() + 10
     while len(published.requests) < 2:
         assert time.perf_counter() < deadline, "nothing was fetched"
@@ -235,12 +249,29 @@ def test_old_keys_are_used_while_the_endpoint_is_down(
 ) -> None:
     assert ask(client, key.sign(claims(published))) == 200
     published.answer = (500, {}, b"")
-    age(monkeypatch, keys.STALE_SECONDS - 60)
+    age(monkeypatch, 24 * 3600 - 60)
     assert ask(client, key.sign(claims(published, n=2))) == 200
-    age(monkeypatch, 60)
+    age(monkeypatch, 24 * 3600 + 1)
     assert_unavailable(client, key.sign(claims(published, n=3)))
     published.answer = None
+    new = SigningKey("second")
+    published.keys.append(new.jwk)
+    assert ask(client, new.sign(claims(published))) == 200
     assert ask(client, key.sign(claims(published, n=4))) == 200
+
+
+@pytest.mark.spec("auth.jwks.stale")
+@pytest.mark.usefixtures("no_pause")
+def test_old_keys_are_used_at_once_while_the_endpoint_hangs(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(client, key.sign(claims(published))) == 200
+    published.answer = (500, {}, b"")
+    age(monkeypatch, 301)
+    assert ask(client, key.sign(claims(published, n=2))) == 200
+    published.hang = True
+    assert ask(client, key.sign(claims(published, n=3))) == 200
+    assert not published.released.is_set()
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
@@ -305,6 +336,35 @@ def test_an_endpoint_that_hangs_is_given_up(
     monkeypatch.setattr(keys, "FETCH_SECONDS", 0.2)
     published.hang = True
     assert_unavailable(client, key.sign(claims(published)))
+
+
+@pytest.mark.spec("auth.jwks.hostile")
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_an_endpoint_that_drips_is_given_up(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.3)
+    published.drip = where
+    assert_unavailable(client, key.sign(claims(published)))
+    assert published.given_up.wait(10)
+
+
+@pytest.mark.spec("auth.jwks.hostile")
+@pytest.mark.parametrize(("size", "status"), [(65_536, 200), (65_537, 503)])
+def test_a_key_set_may_have_so_many_bytes(
+    client: TestClient, published: KeyServer, key: SigningKey, size: int, status: int
+) -> None:
+    document = json.dumps({"keys": [key.jwk]}).encode()
+    published.answer = (200, {}, document.ljust(size))
+    assert ask(client, key.sign(claims(published))) == status
+
+
+@pytest.mark.spec("auth.jwks.source")
+def test_a_proxy_is_not_asked(
+    client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert ask(client, key.sign(claims(published))) == 200
 
 
 @pytest.mark.spec("auth.jwks.unavailable")

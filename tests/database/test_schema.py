@@ -164,8 +164,8 @@ def crowded(empty_database: URL) -> Iterator[Sql]:
     connection = Sql(empty_database)
     connection(
         "INSERT INTO tasks (user_id, id, title, completed, completed_at)"
-        " SELECT 'user-' || n % 101, gen_random_uuid(), 'x', n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END"
-        " FROM generate_series(1, 40000) n"
+        " SELECT 'user-' || n % 101, lpad(to_hex(n), 32, '0')::uuid, 'x',"
+        " n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END FROM generate_series(1, 40000) n"
     )
     connection("VACUUM ANALYZE tasks")
     connection("SELECT set_config('role', 'tasks_api', false)")

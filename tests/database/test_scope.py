@@ -12,7 +12,7 @@ from httpx2 import Response
 from sqlalchemy import URL, text
 from sqlmodel import Session
 
-from db import Database
+from db import Database, PoolExhausted
 from tests.conftest import MakeSettings, Serve, Sql, libpq
 from tests.factories import full_task, new_task
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok
@@ -101,6 +101,29 @@ def test_nothing_of_the_scope_stays_on_the_connection(make_settings: MakeSetting
         with pytest.raises(ZeroDivisionError):
             await database.run("somebody", lambda session, user: 1 // 0)
         assert await database.run("another", work) == ("tasks_api", "another", "1500ms")
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("problems.pool")
+def test_work_that_nobody_waits_for_holds_its_connection_to_the_end(make_settings: MakeSettings) -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def work(session: Session, _: str) -> None:
+        begun.set()
+        finish.wait(10)
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=1, db_pool_timeout=0.1))
+        caller = asyncio.create_task(database.run("somebody", work))
+        await asyncio.to_thread(begun.wait)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        with pytest.raises(PoolExhausted):
+            await database.run("another", lambda session, user: None)
+        finish.set()
         await database.close()
 
     asyncio.run(scenario())

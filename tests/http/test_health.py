@@ -1,5 +1,7 @@
 """Liveness and readiness."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import URL
 
@@ -79,6 +81,15 @@ def test_many_who_ask_share_one_answer(
     database_wire.clear()
     assert [client.get("/health/ready").status_code for _ in range(5)] == [200] * 5
     assert database_wire.messages == []
+
+
+@pytest.mark.spec("health.ready.once")
+def test_many_who_ask_together_share_one_answer(serve: Serve, database_wire: Wire) -> None:
+    client = serve(database_url=libpq(database_wire.url), db_pool_size=8)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: client.get("/health/ready").status_code, range(8)))
+    assert answers == [200] * 8
+    assert len([message for message in database_wire.messages if "row_security_active" in message]) == 1
 
 
 @pytest.mark.spec("health.ready.once")

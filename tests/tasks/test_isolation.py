@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import pytest
 from httpx2 import Response
+from sqlalchemy import URL
 from starlette.testclient import TestClient
 
+from tests.conftest import Serve, Sql, libpq
 from tests.factories import full_task, new_task
 from tests.support import TASKS, Caller, client_as, ok
 
@@ -96,3 +98,24 @@ def test_the_same_id_may_belong_to_two_users(owner: Caller, stranger: Caller, sq
     assert stranger.read(task)["title"] == "theirs"
     assert stranger.delete(task).status_code == 204
     assert owner.read(task)["title"] == "mine"
+
+
+@pytest.fixture
+def unguarded(serve: Serve, migrated: URL) -> TestClient:
+    """The service on a database whose row security somebody switched off."""
+    sql = Sql(migrated)
+    sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
+    sql.close()
+    return serve(database_url=libpq(migrated))
+
+
+@pytest.mark.spec("tasks.isolation", "tasks.list.own")
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_statements_keep_users_apart_without_row_security(unguarded: TestClient, attack: Attack) -> None:
+    """Each wall stands by itself: this is the second, the filter in every statement."""
+    owner, stranger = client_as(unguarded, "owner"), client_as(unguarded, "stranger")
+    task = owner.create()
+    assert without_id(attack(stranger, task["id"])) == without_id(attack(stranger, str(uuid.uuid4())))
+    assert owner.read(task["id"]) == task
+    for query in ("", "?completed=false", "?limit=1"):
+        assert stranger.ids(query) == []
