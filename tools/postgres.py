@@ -39,7 +39,7 @@ def server(directory: Path, *, durable: bool) -> Iterator[URL]:
     that an interrupted run left behind is stopped first. Without `durable`,
     nothing is synced to disk.
     """
-    home = _home(directory)
+    home = data_home(directory)
     with _only_run(home):
         cluster = _Cluster(home)
         cluster.create()
@@ -138,7 +138,7 @@ class _Cluster:
                 os.chown(path, _unprivileged().pw_uid, _unprivileged().pw_gid)
 
 
-def _home(directory: Path) -> Path:
+def data_home(directory: Path) -> Path:
     """Where the data are: `directory`, or for root a place that others can reach.
 
     The unprivileged user must be able to pass every folder on the way.

@@ -102,7 +102,7 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
     if "DATABASE_URL" in environment:
         yield
         return
-    print(f"Starting an embedded PostgreSQL (data in {DATA.parent}/)", flush=True)
+    print(f"Starting an embedded PostgreSQL (data in {postgres.data_home(DATA)})", flush=True)
     with postgres.server(DATA, durable=True) as url:
         environment["DATABASE_URL"] = url.render_as_string(hide_password=False)
         environment.pop("DATABASE_URL_UNPOOLED", None)
