@@ -171,7 +171,7 @@ def wait_until_refused(port: int) -> None:
         assert time.monotonic() < deadline, "it goes on listening"
 
 
-@pytest.mark.spec("process.logs")
+@pytest.mark.spec("process.logs", "http.head")
 def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
     user_id = f"logged-{uuid.uuid4()}"
     with running(variables(database_url, GUNICORN_CMD_ARGS="--access-logfile -"), output) as service:
@@ -180,6 +180,7 @@ def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
         service.client.get(path, headers={**authorization(user_id), "X-Request-ID": "mine"})
         service.client.get(TASKS)
         service.client.get("/nowhere")
+        service.client.head("/health/live")
         service.stop()
     requests = [
         line
@@ -194,6 +195,8 @@ def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
         ("GET", None, 404, None),
     ]
     assert requests[1]["request_id"] == "mine"
+    # gunicorn warns of a body that answers HEAD.
+    assert {line["level"] for line in service.lines()} == {"INFO"}
     for line in requests:
         assert isinstance(line["duration_ms"], float)
         assert line["request_id"]
