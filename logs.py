@@ -78,7 +78,5 @@ class GunicornLogger(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: object) -> None:
         super().setup(cfg)
-        self.access_log.handlers.clear()
         self.error_log.handlers.clear()
         self.error_log.propagate = True
-        self.access_log_enabled = False

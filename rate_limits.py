@@ -8,7 +8,8 @@ import ipaddress
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from limits import RateLimitItem
 from limits.aio.storage import MemoryStorage, RedisStorage
@@ -27,6 +28,8 @@ PAUSE_SECONDS = 5.0
 """How long it then goes on by itself before it asks Redis again."""
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class RateLimit:
@@ -80,30 +83,23 @@ class Counters:
 
     async def hit(self, rate: RateLimitItem, *key: str) -> bool:
         """Whether this hit is within the rate."""
-        shared = self._reachable()
-        if shared is not None:
-            try:
-                return await shared.hit(rate, *key)
-            except StorageError as error:
-                self._pause(error)
-        return await self._local.hit(rate, *key)
+        return await self._ask(lambda limiter: limiter.hit(rate, *key))
 
     async def reset_after(self, rate: RateLimitItem, *key: str) -> int:
         """Whole seconds until the window ends, at least 1."""
-        shared = self._reachable()
-        try:
-            stats = await (shared or self._local).get_window_stats(rate, *key)
-        except StorageError as error:
-            self._pause(error)
-            stats = await self._local.get_window_stats(rate, *key)
+        stats = await self._ask(lambda limiter: limiter.get_window_stats(rate, *key))
         return max(1, math.ceil(stats.reset_time - time.time()))
 
-    def _reachable(self) -> FixedWindowRateLimiter | None:
-        return self._shared if time.monotonic() >= self._shared_again_at else None
-
-    def _pause(self, error: StorageError) -> None:
-        self._shared_again_at = time.monotonic() + PAUSE_SECONDS
-        log.warning("The rate limit storage does not answer: %s", type(error.storage_error).__name__)
+    async def _ask(self, question: Callable[[FixedWindowRateLimiter], Awaitable[T]]) -> T:
+        """The answer of the shared storage, or of this process while that is away."""
+        if self._shared is not None and time.monotonic() >= self._shared_again_at:
+            try:
+                return await question(self._shared)
+            except StorageError as error:
+                self._shared_again_at = time.monotonic() + PAUSE_SECONDS
+                cause = type(error.storage_error).__name__
+                log.warning("The rate limit storage does not answer: %s", cause)
+        return await question(self._local)
 
 
 class RateLimits:

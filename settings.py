@@ -216,7 +216,7 @@ class Settings(DatabaseSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
 
-    _KEY_SOURCES: ClassVar = ("better_auth_secret", "better_auth_url", "jwks_url")
+    KEY_SOURCES: ClassVar[tuple[str, ...]] = ("better_auth_secret", "better_auth_url", "jwks_url")
 
     @property
     def keys_url(self) -> str | None:
@@ -259,7 +259,7 @@ class Settings(DatabaseSettings):
         def about(name: str, message: str) -> InitErrorDetails:
             return InitErrorDetails(type=fault(message), loc=(name,), input=None)
 
-        given = {name for name in cls._KEY_SOURCES if data.get(name)}
+        given = {name for name in cls.KEY_SOURCES if data.get(name)}
         if not given:
             yield about("better_auth_secret", "is missing (or set BETTER_AUTH_URL or JWKS_URL)")
         if "better_auth_secret" in given and len(given) > 1:

@@ -27,7 +27,6 @@ from tools import postgres, tokens
 
 ENV_FILE = Path(".env")
 DATA = Path(".data/postgres")
-KEY_SOURCES = ("BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "JWKS_URL")
 START_SECONDS = 60
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -69,7 +68,7 @@ def _given_with_key_source() -> dict[str, str]:
 
 def _ensure_key_source() -> None:
     """Without any key source, make a secret and keep it, so that tokens outlive a restart."""
-    if any(_given().get(name) for name in KEY_SOURCES):
+    if any(_given().get(name.upper()) for name in Settings.KEY_SOURCES):
         return
     before = ENV_FILE.read_text() if ENV_FILE.exists() else ""
     with contextlib.suppress(FileNotFoundError):
