@@ -1,6 +1,7 @@
 """What tests speak with: callers with real tokens, and the contract of an error."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,3 +103,10 @@ def assert_refused(response: Response, description: str | None) -> None:
         assert challenge == "Bearer"
     else:
         assert challenge == f'Bearer error="invalid_token", error_description="{description}"'
+
+
+def wait_until(condition: Callable[[], object], otherwise: str) -> None:
+    """Ask again and again, for 30 seconds at most: no test knows how long a thing takes."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, otherwise

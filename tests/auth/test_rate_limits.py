@@ -3,7 +3,6 @@
 import re
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from httpx2 import Response
 import rate_limits
 from tests.conftest import Serve, require
 from tests.factories import new_task
-from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as
+from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, wait_until
 from tools.postgres import free_port
 
 
@@ -156,12 +155,11 @@ class Redis:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return
-        raise AssertionError("Redis did not start")
+        wait_until(self._listens, "Redis did not start")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def stop(self) -> None:
         self._process.kill()

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from sqlmodel import Session
 from db import Database, PoolExhausted
 from tests.conftest import MakeSettings, Serve, Sql, libpq
 from tests.factories import full_task, new_task
-from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok
+from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok, wait_until
 from tests.wire import Wire
 
 Operation = Callable[[Caller, str], Response]
@@ -271,9 +270,8 @@ class Locked:
         self._sql("ROLLBACK")
 
     def wait_for_waiter(self, sql: Sql) -> None:
-        deadline = time.monotonic() + 10
-        while not sql("SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))", self._pid):
-            assert time.monotonic() < deadline, "nobody waits for the lock"
+        query = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+        wait_until(lambda: sql(query, self._pid), "nobody waits for the lock")
 
     def terminate_waiter(self, sql: Sql) -> None:
         sql(

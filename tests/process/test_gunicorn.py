@@ -18,7 +18,7 @@ from sqlalchemy import URL
 
 from tests.conftest import NO_LIMIT, ROOT, Sql, libpq
 from tests.database.test_scope import Locked
-from tests.support import SECRET, TASKS
+from tests.support import SECRET, TASKS, wait_until
 from tests.wire import wire
 from tools.postgres import free_port
 from tools.tokens import mint
@@ -164,11 +164,8 @@ def test_a_request_in_flight_is_finished(database_url: URL, sql: Sql, output: Pa
 
 def wait_until_refused(port: int) -> None:
     """Until nobody listens there: state 0A in proc(5)'s list, which costs no connection."""
-    deadline = time.monotonic() + PATIENCE
-    listening = Path("/proc/net/tcp")
     mark = f":{port:04X} 00000000:0000 0A"
-    while mark in listening.read_text():
-        assert time.monotonic() < deadline, "it goes on listening"
+    wait_until(lambda: mark not in Path("/proc/net/tcp").read_text(), "it goes on listening")
 
 
 @pytest.mark.spec("process.logs", "http.head")
