@@ -1,28 +1,24 @@
 """The cast and the stage: a real PostgreSQL, the real migrations, real tokens."""
 
 import os
-import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
 
-import psycopg2
 import pytest
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import URL, make_url
 from starlette.testclient import TestClient
 
 from main import create_app
 from settings import Settings
-from tests.support import SECRET, Caller, client_as
+from tests import stage
+from tests.stage import Sql, alembic, new_database
+from tests.support import Caller, client_as
 from tests.wire import Wire, wire
 from tools.postgres import temporary_server
-
-ROOT = Path(__file__).parent.parent
 
 # A developer's own settings must not reach the tests, nor the tests their database.
 for name in Settings.model_fields:
@@ -31,54 +27,8 @@ for name in Settings.model_fields:
 # Stopped from outside, the tests stop their servers too.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-NO_LIMIT = "1000000/second"
-
 MakeSettings = Callable[..., Settings]
 Serve = Callable[..., TestClient]
-
-
-def libpq(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-def require(program: str) -> str:
-    """The path of a program that a test runs for real; without it the test is skipped, but not in CI."""
-    path = shutil.which(program)
-    if path is None and os.environ.get("CI"):
-        pytest.fail(f"{program} is not installed")
-    if path is None:
-        pytest.skip(f"needs {program}: install it, for example with apt install {program}")
-    return path
-
-
-@contextmanager
-def environment(**values: str) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        yield
-
-
-def alembic(url: URL, action: Callable[..., object], *arguments: str) -> None:
-    """Run Alembic as the release phase does, with its own settings and logging."""
-    with environment(DATABASE_URL=libpq(url)):
-        action(Config(ROOT / "alembic.ini"), *arguments)
-
-
-class Sql:
-    """A superuser's connection, to look behind the API and to prepare what it cannot."""
-
-    def __init__(self, url: URL) -> None:
-        self._connection = psycopg2.connect(libpq(url))
-        self._connection.autocommit = True
-
-    def __call__(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description else []
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -90,19 +40,6 @@ def server_url() -> Iterator[URL]:
         return
     with temporary_server() as url:
         yield url
-
-
-@contextmanager
-def new_database(server_url: URL) -> Iterator[URL]:
-    """An empty database that is gone afterwards."""
-    name = f"tasks_test_{uuid.uuid4().hex}"
-    admin = Sql(server_url)
-    admin(f'CREATE DATABASE "{name}"')
-    try:
-        yield server_url.set(database=name)
-    finally:
-        admin(f'DROP DATABASE "{name}" WITH (FORCE)')
-        admin.close()
 
 
 @pytest.fixture
@@ -136,20 +73,7 @@ def sql(database_url: URL) -> Iterator[Sql]:
 def make_settings(database_url: URL) -> MakeSettings:
     """Settings as the environment would give them, with what a test changes."""
 
-    def make(**changes: Any) -> Settings:
-        values: dict[str, Any] = {
-            "database_url": libpq(database_url),
-            "better_auth_secret": SECRET,
-            "rate_limit_requests": NO_LIMIT,
-            "rate_limit_auth_failures": NO_LIMIT,
-            "cors_origins": "https://app.example.com",
-            **changes,
-        }
-        return Settings(
-            _env_file=None, **{name: value for name, value in values.items() if value is not None}
-        )
-
-    return make
+    return partial(stage.make_settings, database_url)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.stage import ROOT
 
 ALLOWED = {
     "settings": set(),

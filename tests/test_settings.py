@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from settings import DatabaseSettings, Settings
-from tests.conftest import ROOT, environment
+from tests.stage import ROOT, environment
 from tests.support import SECRET
 
 GOOD = {"DATABASE_URL": "postgres://app:hunter2@localhost/tasks", "BETTER_AUTH_SECRET": SECRET}

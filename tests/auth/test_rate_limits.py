@@ -11,8 +11,9 @@ import pytest
 from httpx2 import Response
 
 import rate_limits
-from tests.conftest import Serve, require
+from tests.conftest import Serve
 from tests.factories import new_task
+from tests.stage import require
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, wait_until
 from tools.postgres import free_port
 

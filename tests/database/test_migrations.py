@@ -15,7 +15,8 @@ from sqlmodel import SQLModel
 
 import db
 from settings import DatabaseSettings
-from tests.conftest import ROOT, Serve, Sql, alembic, environment, libpq, new_database
+from tests.conftest import Serve
+from tests.stage import ROOT, Sql, alembic, environment, libpq, new_database
 from tests.support import client_as
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.sql import ClauseElement
 
 from services import tasks
-from tests.conftest import Sql, alembic
+from tests.stage import Sql, alembic
 from tests.support import Caller
 
 LATER = "10000-01-01 00:00:00+00"

@@ -12,8 +12,9 @@ from sqlalchemy import URL, text
 from sqlmodel import Session
 
 from db import Database, PoolExhausted
-from tests.conftest import MakeSettings, Serve, Sql, libpq
+from tests.conftest import MakeSettings, Serve
 from tests.factories import full_task, new_task
+from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok, wait_until
 from tests.wire import Wire
 

@@ -18,7 +18,8 @@ from schemathesis.engine.recorder import ScenarioRecorder
 from schemathesis.python import asgi
 
 from main import create_app
-from tests.conftest import ROOT, MakeSettings
+from tests.conftest import MakeSettings
+from tests.stage import ROOT
 from tests.support import SECRET
 from tools.fuzz import CONTRACT, write_users
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.stage import ROOT
 from tests.support import Caller
 from tools import openapi
 

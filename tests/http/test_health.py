@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import URL
 
 import db
-from tests.conftest import Serve, Sql, libpq
+from tests.conftest import Serve
+from tests.stage import Sql, libpq
 from tests.support import Caller, assert_problem
 from tests.wire import Wire
 

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 import problems
 from logs import JsonFormatter
 from main import create_app
-from tests.conftest import MakeSettings, Serve, Sql, libpq
+from tests.conftest import MakeSettings, Serve
+from tests.stage import Sql, libpq
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as
 
 

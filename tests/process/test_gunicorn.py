@@ -16,8 +16,8 @@ import httpx2
 import pytest
 from sqlalchemy import URL
 
-from tests.conftest import NO_LIMIT, ROOT, Sql, libpq
 from tests.database.test_scope import Locked
+from tests.stage import NO_LIMIT, ROOT, Sql, libpq
 from tests.support import SECRET, TASKS, wait_until
 from tests.wire import wire
 from tools.postgres import free_port

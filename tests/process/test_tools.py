@@ -19,8 +19,8 @@ import httpx2
 import jwt
 import pytest
 
-from tests.conftest import ROOT
 from tests.process.test_gunicorn import wait_until_refused
+from tests.stage import ROOT
 from tests.support import SECRET, TASKS
 from tools.postgres import free_port
 

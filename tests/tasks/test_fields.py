@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from httpx2 import Response
 
-from tests.conftest import Sql
 from tests.factories import full_task, new_task
+from tests.stage import Sql
 from tests.support import Caller, ok, places
 
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2005\u200a\u2028\u2029\u202f\u205f\u3000"

@@ -8,8 +8,9 @@ from httpx2 import Response
 from sqlalchemy import URL
 from starlette.testclient import TestClient
 
-from tests.conftest import Serve, Sql, libpq
+from tests.conftest import Serve
 from tests.factories import full_task, new_task
+from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, client_as, ok
 
 Attack = Callable[[Caller, str], Response]

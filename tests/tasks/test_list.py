@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.conftest import Sql
+from tests.stage import Sql
 from tests.support import TASKS, Caller, assert_problem, places
 
 

@@ -1,0 +1,94 @@
+"""The stage: a database with the real migrations, and the settings to serve from it.
+
+For whatever needs them outside a fixture, which is in `conftest.py`.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from alembic.config import Config
+from sqlalchemy import URL
+
+from settings import Settings
+from tests.support import SECRET
+
+ROOT = Path(__file__).parent.parent
+
+NO_LIMIT = "1000000/second"
+
+
+def libpq(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield
+
+
+def alembic(url: URL, action: Callable[..., object], *arguments: str) -> None:
+    """Run Alembic as the release phase does, with its own settings and logging."""
+    with environment(DATABASE_URL=libpq(url)):
+        action(Config(ROOT / "alembic.ini"), *arguments)
+
+
+class Sql:
+    """A superuser's connection, to look behind the API and to prepare what it cannot."""
+
+    def __init__(self, url: URL) -> None:
+        self._connection = psycopg2.connect(libpq(url))
+        self._connection.autocommit = True
+
+    def __call__(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@contextmanager
+def new_database(server_url: URL) -> Iterator[URL]:
+    """An empty database that is gone afterwards."""
+    name = f"tasks_test_{uuid.uuid4().hex}"
+    admin = Sql(server_url)
+    admin(f'CREATE DATABASE "{name}"')
+    try:
+        yield server_url.set(database=name)
+    finally:
+        admin(f'DROP DATABASE "{name}" WITH (FORCE)')
+        admin.close()
+
+
+def require(program: str) -> str:
+    """The path of a program that a test runs for real; without it the test is skipped, but not in CI."""
+    path = shutil.which(program)
+    if path is None and os.environ.get("CI"):
+        pytest.fail(f"{program} is not installed")
+    if path is None:
+        pytest.skip(f"needs {program}: install it, for example with apt install {program}")
+    return path
+
+
+def make_settings(database: URL, **changes: Any) -> Settings:
+    """Settings as the environment would give them; None stands for what is not set."""
+    values: dict[str, Any] = {
+        "database_url": libpq(database),
+        "better_auth_secret": SECRET,
+        "rate_limit_requests": NO_LIMIT,
+        "rate_limit_auth_failures": NO_LIMIT,
+        "cors_origins": "https://app.example.com",
+        **changes,
+    }
+    return Settings(_env_file=None, **{name: value for name, value in values.items() if value is not None})
