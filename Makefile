@@ -33,7 +33,7 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 in seconds, SEED=…)
-	@$(BIN)/python -m tools.fuzz
+	@$(BIN)/python -m tests.fuzz.live
 
 token: $(INSTALLED) ## print a token for SUB=some-user
 	@$(BIN)/python -m tools.tokens "$$SUB"

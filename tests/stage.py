@@ -17,7 +17,7 @@ from alembic.config import Config
 from sqlalchemy import URL
 
 from settings import Settings
-from tests.support import SECRET
+from tests.support import ORIGIN, SECRET
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,7 +88,7 @@ def make_settings(database: URL, **changes: Any) -> Settings:
         "better_auth_secret": SECRET,
         "rate_limit_requests": NO_LIMIT,
         "rate_limit_auth_failures": NO_LIMIT,
-        "cors_origins": "https://app.example.com",
+        "cors_origins": ORIGIN,
         **changes,
     }
     return Settings(_env_file=None, **{name: value for name, value in values.items() if value is not None})

@@ -16,6 +16,9 @@ SECRET = "a secret of the tests that is long enough"
 
 TASKS = "/api/tasks"
 
+ORIGIN = "https://app.example.com"
+"""Of the frontend that may read the answers."""
+
 
 @dataclass(frozen=True)
 class Caller:

@@ -36,9 +36,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    # SIGINT as well: a shell has background jobs ignore it, and Python respects that.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    end_on_signals()
     try:
         environment = {"HOST": "127.0.0.1", "PORT": "8000"} | _given_with_key_source()
         _check_settings(environment)
@@ -50,6 +48,15 @@ def main() -> int:
         sys.exit(str(failure))
     except KeyboardInterrupt:
         return 0
+
+
+def end_on_signals() -> None:
+    """Have whatever asks this process to end raise KeyboardInterrupt, so that what it started ends too.
+
+    SIGINT as well: a shell has background jobs ignore it, and Python respects that.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _interrupt)
 
 
 def _given() -> dict[str, str]:

@@ -1,0 +1,259 @@
+"""The checks that Schemathesis does not have: between users, of tokens, of shape, of what was written.
+
+One module for the run in the test suite and for the live one; each registers
+with Schemathesis, which then applies it to every answer. `begin` says behind
+which world they look.
+
+    isolation        what a stranger gets of the owner's: nothing
+    authentication   what a bad token gets: 401, and no effect
+    shape            headers, problems, and nothing that must not leave the service
+    effects          what an operation did to the task, and which tasks a list has
+    durability       what was answered is what another worker reads
+"""
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import schemathesis
+from requests import PreparedRequest
+from requests import Response as Answer
+from schemathesis import Case, CheckContext, HookContext, Response
+
+from tests.fuzz import oracle, shapes
+from tests.fuzz.pages import wrong_pages
+from tests.fuzz.world import World, task_in
+from tests.support import TASKS
+
+SOME_BODY = b'{"title": "Mine now"}'
+
+_world: World
+_bad_tokens: Iterator[tuple[str, str | None]]
+_walls: Iterator[Callable[[], AbstractContextManager[None]]]
+
+
+def begin(world: World) -> None:
+    global _world, _bad_tokens, _walls  # noqa: PLW0603 - Schemathesis keeps its checks for the process
+    _world = world
+    _bad_tokens = itertools.cycle(world.refused.items())
+    _walls = itertools.cycle([nullcontext, world.without_row_security])
+    _nobodys.cache_clear()
+
+
+@schemathesis.hook
+def before_call(context: HookContext, case: Case[Any], **kwargs: object) -> None:
+    _world.snapshots[case.id] = [_world.snapshot(case.formatted_path)]
+
+
+@schemathesis.hook
+def after_call(context: HookContext, case: Case[Any], response: Response) -> None:
+    _world.snapshots[case.id].append(_world.snapshot(case.formatted_path))
+
+
+@schemathesis.check
+def isolation(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """Every success of the owner is replayed as a stranger by all methods.
+
+    In turn behind all walls and without row security, so that the statements
+    must keep users apart by themselves; row security by itself is asked in SQL.
+    """
+    if not _is_success_of_owner(response):
+        return
+    _world.uses["isolation"] += 1
+    before = _world.mark(_world.owner)
+    with next(_walls)():
+        _fail_on(_attack(response))
+    _expect(not _world.rows_past_row_security(), "row security shows a stranger the owner's rows")
+    _expect(_world.mark(_world.owner) == before, "a stranger changed what the owner has")
+
+
+def _attack(response: Response) -> Iterator[str]:
+    task, body = _task(response), _body(response.request)
+    if task is None:
+        yield from _look_into(response)
+        return
+    # What makes a whole task is a patch as well, but not the other way round.
+    whole = body if response.request.method in {"POST", "PUT"} else None
+    bodies = {"GET": None, "PUT": whole or SOME_BODY, "PATCH": body or SOME_BODY, "DELETE": None}
+    yield from _steal(task, bodies)
+    if response.status_code == 201:
+        yield from _create_alike(body)
+
+
+def _steal(task: uuid.UUID, bodies: Mapping[str, bytes | None]) -> Iterator[str]:
+    for method, body in bodies.items():
+        mine = _world.send(method, f"{TASKS}/{task}", _world.stranger.token, body)
+        if _without_id(mine) != _nobodys(method):
+            yield f"a stranger's {method} tells the owner's task from one that never existed"
+        if mine.status_code != 404:
+            yield f"a stranger's {method} on the owner's task got {mine.status_code}"
+
+
+@cache
+def _nobodys(method: str) -> tuple[object, ...]:
+    """The answer about a task that never existed."""
+    body = SOME_BODY if method in {"PUT", "PATCH"} else None
+    return _without_id(_world.send(method, f"{TASKS}/{uuid.uuid4()}", _world.stranger.token, body))
+
+
+def _create_alike(body: bytes | None) -> Iterator[str]:
+    mine = _world.send("POST", TASKS, _world.stranger.token, body)
+    if mine.json().get("user_id") != _world.stranger.id:
+        yield "the body that made a task for the owner does not make one for a stranger"
+
+
+def _look_into(response: Response) -> Iterator[str]:
+    """A list, as a stranger sees it: with the owner's query, and with the owner's cursor."""
+    seen = _world.send("GET", response.request.path_url, _world.stranger.token)
+    owners = [_world.owner.id, *(task["id"] for task in response.json())]
+    if seen.status_code == 200 and any(name in f"{seen.headers}{seen.text}" for name in owners):
+        yield "a stranger's list has something of the owner's"
+    for link in _links(response):
+        answer = _world.send("GET", link, _world.stranger.token)
+        if answer.status_code != 400:
+            yield f"a stranger follows the owner's cursor and gets {answer.status_code}"
+
+
+@schemathesis.check
+def authentication(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """Every success of the owner is replayed with a bad token, each kind in turn."""
+    if not _is_success_of_owner(response):
+        return
+    _world.uses["authentication"] += 1
+    kind, token = next(_bad_tokens)
+    before = _world.mark()
+    request = response.request
+    answer = _world.send(str(request.method), request.path_url, token, _body(request))
+    _expect(answer.status_code == 401, f"{kind} got {answer.status_code}")
+    challenge = answer.headers.get("WWW-Authenticate", "")
+    good = challenge == "Bearer" if token is None else shapes.INVALID_TOKEN.fullmatch(challenge)
+    _expect(good, f"{kind} is answered with the challenge {challenge!r}")
+    _expect(_world.mark() == before, f"{kind} changed something")
+
+
+@schemathesis.check
+def shape(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """Headers and problems are as the specification says, and nothing leaves that must not."""
+    _world.uses["shape"] += 1
+    _fail_on(shapes.wrong_headers(response))
+    _fail_on(shapes.wrong_problem(response))
+    _fail_on(shapes.wrong_timestamps(response))
+    _fail_on(shapes.told(response, _world.secrets()))
+    _fail_on(shapes.logged(response.request, _world.new_log(), _world.secrets()))
+
+
+@schemathesis.check
+def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """What is stored is what the owner asked for; what was refused changed nothing."""
+    before, after = _world.snapshots[case.id]
+    if response.status_code >= 400 or response.request.method in {"GET", "HEAD"}:
+        _expect(before.mark == after.mark, "a request that must not change anything did")
+    if not _world.is_from_owner(response.request):
+        return
+    _world.uses["effects"] += 1
+    if response.status_code < 300:
+        _expect(
+            shapes.takes_query(case, response.request), "an unknown query parameter, or one twice, is taken"
+        )
+    if response.status_code == 404 and before.task is not None:
+        _expect(before.task["deleted_at"] is not None, "the owner's own task is not found")
+    if response.status_code < 300:
+        _fail_on(_wrong_effect(response, before.task, after.task))
+    if case.operation.label == f"GET {TASKS}" and response.status_code in {200, 400}:
+        _fail_on(wrong_pages(_world, response.request.path_url))
+
+
+def _wrong_effect(
+    response: Response, before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> Iterable[str]:
+    request = response.request
+    if request.method == "POST":
+        return oracle.created(_stored(response), _sent(request), _world.owner.id)
+    if task_in(request.path_url) is not None:
+        return oracle.answered(str(request.method), before, after, _sent(request))
+    return ()
+
+
+@schemathesis.check
+def durability(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """What the owner was answered is what is stored, and what another worker reads."""
+    task = _task(response)
+    if not _is_success_of_owner(response) or task is None:
+        return
+    _world.uses["durability"] += 1
+    read = _world.send("GET", _path(response, task), _world.owner.token)
+    if response.status_code == 204:
+        _expect(read.status_code == 404, "another worker still has the deleted task")
+        return
+    _expect(read.status_code == 200, f"another worker answers {read.status_code} for the task")
+    _expect(read.json() == response.json(), "another worker reads something else")
+    stored = oracle.comparable(_stored(response))
+    _expect(oracle.comparable(response.json()) == stored, "something else is stored than was answered")
+
+
+def _path(response: Response, task: uuid.UUID) -> str:
+    """Where the task is: what a new one's Location says."""
+    location = response.headers.get("location", [f"{TASKS}/{task}"])
+    return location[0]
+
+
+def _stored(response: Response) -> dict[str, Any]:
+    task = _task(response)
+    row = _world.row(task) if task else None
+    _expect(row is not None, "what was answered is not stored")
+    assert row is not None
+    return row
+
+
+def _is_success_of_owner(response: Response) -> bool:
+    request = response.request
+    return (
+        response.status_code < 300
+        and request.path_url.startswith(TASKS)
+        and request.method != "HEAD"
+        and _world.is_from_owner(request)
+    )
+
+
+def _task(response: Response) -> uuid.UUID | None:
+    """The task that the answer is about, a new one too."""
+    if response.status_code == 201:
+        return uuid.UUID(response.json()["id"])
+    return task_in(response.request.path_url)
+
+
+def _body(request: PreparedRequest) -> bytes | None:
+    body = request.body
+    return body.encode() if isinstance(body, str) else body
+
+
+def _sent(request: PreparedRequest) -> dict[str, Any]:
+    document = json.loads(request.body or b"{}")
+    return document if isinstance(document, dict) else {}
+
+
+def _links(response: Response) -> list[str]:
+    return [shapes.target(link) for link in response.headers.get("link", [])]
+
+
+def _without_id(answer: Answer) -> tuple[object, ...]:
+    """All that can be seen of an answer, but for its request id and the time of day."""
+    request_id = answer.headers.get("X-Request-ID", "")
+    headers = {
+        name: value for name, value in answer.headers.items() if name.lower() not in {"x-request-id", "date"}
+    }
+    return answer.status_code, headers, answer.text.replace(request_id, "")
+
+
+def _expect(condition: object, otherwise: str) -> None:
+    if not condition:
+        raise AssertionError(otherwise)
+
+
+def _fail_on(faults: Iterable[str]) -> None:
+    found = list(faults)
+    _expect(not found, "; ".join(found))

@@ -1,0 +1,129 @@
+"""Schemathesis in this process: the committed contract, all phases and checks, the same way each time.
+
+`make fuzz` does the same over HTTP, at random and for as long as it is given;
+see `live`.
+"""
+
+import logging
+import secrets
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import schemathesis
+from fastapi import FastAPI
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import from_schema
+from schemathesis.engine.events import EngineEvent, FatalError, NonFatalError, ScenarioFinished
+from schemathesis.engine.recorder import ScenarioRecorder
+from schemathesis.python import asgi
+from schemathesis.python.asgi import ASGIApp
+from sqlalchemy import URL
+
+from logs import JsonFormatter
+from main import create_app
+from tests.fuzz import checks
+from tests.fuzz.world import Worker, World
+from tests.stage import ROOT, make_settings
+
+CONTRACT = ROOT / "specs/openapi.json"
+EXAMPLES = 40
+"""Inputs for each operation and phase: enough for every fault in tests/faults to show."""
+
+
+@dataclass
+class Report:
+    """What one run saw. A fault of the run itself, and not of the service, is in `errors`."""
+
+    failures: list[str] = field(default_factory=list)
+    """`check: request: what is wrong`, in the order in which they were found."""
+    errors: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
+    uses: Counter[str] = field(default_factory=Counter)
+    """How often each of our checks had something to look at."""
+    phases: set[str] = field(default_factory=set)
+    calls: int = 0
+
+
+def fuzz(database: URL, folder: Path, *, stop_at_first: bool = False) -> Report:
+    """Fuzz the application on a migrated database of its own; `folder` takes the log and the users."""
+    secret = secrets.token_hex(32)
+    settings = make_settings(database, better_auth_secret=secret)
+    with _logged(folder / "service.log") as log, _worker(create_app(settings)) as another:
+        world = World(another, database, secret, log, int(time.time()))
+        checks.begin(world)
+        schema = schemathesis.openapi.from_path(CONTRACT, config=_config(world, folder, stop_at_first))
+        schema.app = create_app(settings)
+        report = Report(uses=world.uses)
+        for event in from_schema(schema).execute():
+            _note(event, report)
+        report.calls += world.calls
+        world.close()
+    return report
+
+
+@contextmanager
+def _worker(app: FastAPI) -> Iterator[Worker]:
+    try:
+        with asgi.get_client(cast(ASGIApp, app)) as client:
+            yield Worker(client, f"http://{asgi.HOST}")
+    finally:
+        asgi.shutdown_lifespans()
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[Path]:
+    """The service's log in a file, as in production it is on standard output."""
+    root, handler = logging.getLogger(), logging.FileHandler(path)
+    handler.setFormatter(JsonFormatter())
+    before = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    try:
+        yield path
+    finally:
+        root.handlers[:], root.level = before
+        handler.close()
+
+
+def _config(world: World, folder: Path, stop_at_first: bool) -> SchemathesisConfig:
+    """schemathesis.toml, but repeatable and short."""
+    settings = tomllib.loads((ROOT / "schemathesis.toml").read_text())
+    users = folder / "auth.json"
+    world.write_users(users)
+    settings["auth"]["wfc"]["path"] = str(users)
+    settings["generation"] = {"deterministic": True, "max-examples": EXAMPLES, "database": "none"}
+    settings["continue-on-failure"] = not stop_at_first
+    if stop_at_first:
+        settings["max-failures"] = 1
+    return SchemathesisConfig.from_dict(settings)
+
+
+def _note(event: EngineEvent, report: Report) -> None:
+    if isinstance(event, NonFatalError):
+        report.errors.append(str(event.value))
+    if isinstance(event, FatalError):
+        report.errors.append(repr(event.exception))
+    if isinstance(event, ScenarioFinished):
+        report.phases.add(event.phase.value)
+        _note_scenario(event.recorder, report)
+
+
+def _note_scenario(recorder: ScenarioRecorder, report: Report) -> None:
+    for interaction in recorder.interactions.values():
+        report.calls += 1
+        if interaction.response is not None:
+            report.statuses[interaction.response.status_code] += 1
+    for case_id, results in recorder.checks.items():
+        case = recorder.cases[case_id].value
+        for result in results:
+            report.checks[result.name] += 1
+            if result.failure_info is not None:
+                what = f"{case.method} {case.formatted_path}: {result.failure_info.failure}"
+                report.failures.append(f"{result.name}: {what}")

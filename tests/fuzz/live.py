@@ -1,0 +1,120 @@
+"""`make fuzz`: Schemathesis over HTTP, against gunicorn as the Procfile starts it.
+
+Settings: BUDGET is the time in seconds, SEED repeats a run. The report, for
+people and for machines, is in build/fuzz/. A second service on the same
+database is the other worker to which the checks turn.
+"""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from requests import Session
+from sqlalchemy import URL, make_url
+
+from tests.fuzz import checks
+from tests.fuzz.world import Worker, World
+from tests.stage import NO_LIMIT, libpq
+from tests.support import ORIGIN
+from tools import postgres, serve
+
+REPORTS = Path("build/fuzz")
+CONTRACT = "specs/openapi.json"
+HOOKS = "tests.fuzz.hooks"
+WORLD = "FUZZ_WORLD"
+"""The variable in which the run that Schemathesis makes finds its world."""
+
+
+def main() -> int:
+    serve.end_on_signals()
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    try:
+        budget = _budget()
+        with postgres.temporary_server() as url:
+            given = _environment(url)
+            other = {**given, "PORT": str(postgres.free_port())}
+            log = REPORTS / "service.log"
+            with serve.service(given, log=log), serve.service(other, log=REPORTS / "another.log"):
+                return _fuzz(serve.base_url(given), _world(given, serve.base_url(other), log), budget)
+    except postgres.Failure as failure:
+        sys.exit(str(failure))
+    except KeyboardInterrupt:
+        return 130
+
+
+def begin_here() -> None:
+    """In the process of Schemathesis: let the checks look behind the world that `main` made."""
+    given = json.loads(os.environ[WORLD])
+    checks.begin(open_world(given))
+
+
+def open_world(given: dict[str, str]) -> World:
+    return World(
+        Worker(Session(), given["another"]),
+        make_url(given["database"]),
+        given["secret"],
+        Path(given["log"]),
+        int(given["began"]),
+    )
+
+
+def _budget() -> str:
+    budget = os.environ.get("BUDGET") or "60"
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", budget):
+        raise postgres.Failure("BUDGET is a number of seconds, such as: make fuzz BUDGET=600")
+    return budget
+
+
+def _environment(url: URL) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "DATABASE_URL": libpq(url),
+        "BETTER_AUTH_SECRET": secrets.token_hex(32),
+        "CORS_ORIGINS": ORIGIN,
+        "HOST": "127.0.0.1",
+        "PORT": str(postgres.free_port()),
+        "RATE_LIMIT_REQUESTS": NO_LIMIT,
+        "RATE_LIMIT_AUTH_FAILURES": NO_LIMIT,
+    }
+
+
+def _world(service: dict[str, str], another: str, log: Path) -> dict[str, str]:
+    return {
+        "another": another,
+        "database": service["DATABASE_URL"],
+        "secret": service["BETTER_AUTH_SECRET"],
+        "log": str(log),
+        "began": str(int(time.time())),
+    }
+
+
+def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
+    world = open_world(given)
+    world.write_users(REPORTS / "auth.json")
+    world.close()
+    seed = os.environ.get("SEED") or str(secrets.randbits(64))
+    arguments = [
+        f"--url={base_url}",
+        f"--max-time={budget}",
+        f"--seed={seed}",
+        "--continue-on-failure",
+        "--report=junit,html",
+        f"--report-dir={REPORTS}",
+        f"--report-junit-path={REPORTS / 'junit.xml'}",
+        f"--report-html-path={REPORTS / 'html'}",
+        "--no-color",
+    ]
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", CONTRACT, *arguments]
+    variables = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, WORLD: json.dumps(given)}
+    done = subprocess.run(command, env=variables, check=False)
+    print(f"\nThe report: {REPORTS / 'html'}. To repeat the run: make fuzz BUDGET={budget} SEED={seed}")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What an operation must have done to a task, said once more and independently of the service.
+
+Source: specs/api/rest-endpoints.md, sections 2 and 3. Each function compares what
+was stored before, what was sent, and what is stored now, and returns what is wrong.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.fuzz.world import Row
+
+Fields = Mapping[str, Any]
+
+DEFAULTS: Fields = {"description": None, "completed": False, "priority": "medium", "due_at": None, "tags": []}
+WRITABLE = ("title", *DEFAULTS)
+FIXED = ("id", "user_id", "created_at", "deleted_at")
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
+_SECONDS_FRACTION = re.compile(r"(\.\d{6})\d+")
+
+
+def comparable(task: Fields) -> Row:
+    """Timestamps as instants, however they are written."""
+    return {name: _instant(value) if name.endswith("_at") else value for name, value in task.items()}
+
+
+def _instant(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    cut_off = _SECONDS_FRACTION.sub(r"\1", value.upper())
+    return datetime.fromisoformat(cut_off).astimezone(UTC)
+
+
+def _as_kept(sent: Fields) -> Row:
+    kept = comparable(sent)
+    if "title" in kept:
+        kept["title"] = kept["title"].strip(WHITE_SPACE)
+    return kept
+
+
+def created(after: Row, sent: Fields, owner: str) -> Iterator[str]:
+    after = comparable(after)
+    expected = {**DEFAULTS, **_as_kept(sent), "user_id": owner, "version": 1, "deleted_at": None}
+    yield from _differences(expected, after)
+    if after["updated_at"] != after["created_at"]:
+        yield "updated_at of a new task is not its created_at"
+    yield from _wrong_completion(None, after)
+
+
+def answered(method: str, before: Row | None, after: Row | None, sent: Fields) -> Iterator[str]:
+    """After a success of an operation on one task."""
+    if before is None or before["deleted_at"] is not None:
+        yield "a task that is not there was answered"
+    elif after is None:
+        yield "the row is gone"
+    elif method == "PUT":
+        yield from _changed(before, after, {**DEFAULTS, **_as_kept(sent)})
+    elif method == "PATCH" and sent:
+        yield from _changed(before, after, _as_kept(sent))
+    elif method == "DELETE":
+        yield from _deleted(before, after)
+    elif before != after:
+        yield "what only reads changed the task"
+
+
+def _deleted(before: Row, after: Row) -> Iterator[str]:
+    if after["deleted_at"] is None:
+        yield "deleted_at is not set"
+    yield from _differences({**before, "deleted_at": after["deleted_at"]}, after)
+
+
+def _changed(before: Row, after: Row, named: Fields) -> Iterator[str]:
+    before, after = comparable(before), comparable(after)
+    kept = {name: before[name] for name in (*WRITABLE, *FIXED)}
+    yield from _differences({**kept, **named, "version": before["version"] + 1}, after)
+    if after["updated_at"] <= before["updated_at"]:
+        yield "updated_at did not move on"
+    yield from _wrong_completion(before, after)
+
+
+def _wrong_completion(before: Row | None, after: Row) -> Iterator[str]:
+    if after["completed"] != (after["completed_at"] is not None):
+        yield "completed_at does not agree with completed"
+    if before and before["completed"] and after["completed"]:
+        yield from _differences({"completed_at": before["completed_at"]}, after)
+
+
+def _differences(expected: Fields, found: Fields) -> Iterator[str]:
+    for name, value in expected.items():
+        if name not in found:
+            yield f"{name} is not kept"
+        elif found[name] != value:
+            yield f"{name} is {found[name]!r} and not {value!r}"

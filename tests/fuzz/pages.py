@@ -1,0 +1,72 @@
+"""Which tasks a page of a list must have, told by the database and not by the service."""
+
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from tests.fuzz.shapes import target
+from tests.fuzz.world import World
+from tests.support import TASKS
+
+DEFAULT_LIMIT = 50
+LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+FOLLOWED = 3
+"""Pages: what a page edge loses or shows twice shows at the first."""
+
+
+def wrong_pages(world: World, asked: str) -> Iterator[str]:
+    """What is wrong with the pages of the owner's list from its beginning.
+
+    The cursor of a fuzzed request is none that was given out, so it is left out.
+    """
+    path: str | None = _with(asked, cursor=None)
+    after = LAST_ID
+    for _ in range(FOLLOWED):
+        if path is None:
+            return
+        answer = world.send("GET", path, world.owner.token)
+        expected, more = _expected(world, path, after)
+        found = [task["id"] for task in answer.json()] if answer.status_code == 200 else []
+        if found != expected:
+            yield f"the page of {path} has {len(found)} tasks, which are not the {len(expected)} expected"
+        link = answer.headers.get("Link")
+        following = _with(path, cursor=_query(target(link)).get("cursor", "")) if link else None
+        if more != bool(link) or (link and link != f'<{following}>; rel="next"'):
+            yield f"the page of {path} has the Link {link!r}"
+        if following:
+            yield from _bound(world, following)
+            after = expected[-1]
+        path = following
+
+
+def _bound(world: World, path: str) -> Iterator[str]:
+    """The cursor is good for this list only, and not for the one with another filter."""
+    other = "false" if _query(path).get("completed") == "true" else "true"
+    answer = world.send("GET", _with(path, completed=other), world.owner.token)
+    if answer.status_code != 400:
+        yield f"the cursor of another list got {answer.status_code}"
+
+
+def _expected(world: World, path: str, after: str) -> tuple[list[str], bool]:
+    """The ids of the page, and whether there are more."""
+    query = _query(path)
+    limit = int(query.get("limit", DEFAULT_LIMIT))
+    rows = world.query(
+        "SELECT id::text FROM tasks WHERE user_id = %s AND deleted_at IS NULL"
+        " AND completed = coalesce(%s, completed) AND id < %s ORDER BY id DESC LIMIT %s",
+        world.owner.id,
+        {"true": True, "false": False}.get(query.get("completed", "")),
+        after,
+        limit + 1,
+    )
+    ids = [row[0] for row in rows]
+    return ids[:limit], len(ids) > limit
+
+
+def _with(path: str, **changes: str | None) -> str:
+    """The path with these query parameters, or without those that are None."""
+    query = {name: value for name, value in {**_query(path), **changes}.items() if value is not None}
+    return f"{TASKS}?{urlencode(query)}" if query else TASKS
+
+
+def _query(path: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}

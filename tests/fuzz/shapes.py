@@ -1,0 +1,163 @@
+"""What every answer must look like, and what must be in none.
+
+Source: specs/api/rest-endpoints.md, section 5; the schema of a problem is the
+committed contract's.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jsonschema_rs
+from requests import PreparedRequest
+from schemathesis import Case, Response
+
+from problems import TYPES
+from tests.stage import ROOT
+from tests.support import ORIGIN
+
+INVALID_TOKEN = re.compile(r'Bearer error="invalid_token", error_description="[A-Za-z ]+"')
+_INSUFFICIENT = re.compile(r'Bearer error="insufficient_scope", .*scope="tasks:(read|write)"')
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+_ANY = re.compile(r".+", re.DOTALL)
+_NUMBER = re.compile(r"\d+")
+
+_EVERYWHERE: Mapping[str, re.Pattern[str]] = {
+    "x-request-id": re.compile(r"[A-Za-z0-9._-]{1,128}"),
+    "x-content-type-options": re.compile("nosniff"),
+    "x-frame-options": re.compile("DENY"),
+    "referrer-policy": re.compile("no-referrer"),
+    "strict-transport-security": re.compile(r"max-age=\d+.*"),
+    "permissions-policy": _ANY,
+    "content-security-policy": re.compile(r".*default-src 'none'.*"),
+    "access-control-allow-origin": re.compile(re.escape(ORIGIN)),
+    "access-control-allow-credentials": re.compile("true"),
+    "access-control-expose-headers": re.compile(r".*X-Request-ID.*"),
+}
+_ON_TASKS = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
+_ELSEWHERE = {"cache-control": re.compile("no-store")}
+_BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
+    201: {"location": re.compile(r"/api/tasks/[0-9a-f-]{36}")},
+    401: {"www-authenticate": re.compile(rf"Bearer|{INVALID_TOKEN.pattern}")},
+    403: {"www-authenticate": _INSUFFICIENT},
+    405: {"allow": re.compile(r"[A-Z]+(, [A-Z]+)*")},
+    429: {"retry-after": _NUMBER, "ratelimit": _ANY, "ratelimit-policy": _ANY},
+    503: {"retry-after": _NUMBER},
+}
+_CONTRACT = json.loads((ROOT / "specs/openapi.json").read_text())
+_PROBLEM = jsonschema_rs.validator_for(
+    {**_CONTRACT["components"]["schemas"]["Problem"], "components": _CONTRACT["components"]}
+)
+_INTERNALS = re.compile(
+    r"Traceback \(most|File \"/|psycopg2|sqlalchemy|pydantic_core"
+    r"|(SELECT|INSERT INTO|UPDATE|DELETE FROM) .*tasks",
+    re.IGNORECASE,
+)
+_KNOWN_TEXT = json.dumps(_CONTRACT, ensure_ascii=False)
+TOO_SHORT_TO_TELL = 8
+"""Characters: a shorter value is found in a sentence by chance, and so is what the contract itself says."""
+
+
+def target(link: str) -> str:
+    """The URL of a Link header."""
+    return link[1:].partition(">")[0]
+
+
+def takes_query(case: Case[Any], request: PreparedRequest) -> bool:
+    """Whether the operation has every parameter of the query, and none is there twice."""
+    operation = _CONTRACT["paths"][case.operation.path][case.operation.method.lower()]
+    known = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
+    given = parse_qs(urlsplit(request.url or "").query, keep_blank_values=True)
+    return given.keys() <= known and all(len(values) == 1 for values in given.values())
+
+
+def wrong_headers(response: Response) -> Iterator[str]:
+    on_tasks = response.request.path_url.partition("?")[0].startswith("/api/tasks")
+    expected = {
+        **_EVERYWHERE,
+        **(_ON_TASKS if on_tasks else _ELSEWHERE),
+        **_BY_STATUS.get(response.status_code, {}),
+    }
+    for name, pattern in expected.items():
+        value = ", ".join(response.headers.get(name, []))
+        if not pattern.fullmatch(value):
+            yield f"the header {name} of a {response.status_code} is {value!r}"
+    if "Origin" not in ", ".join(response.headers.get("vary", [])):
+        yield "the answer does not vary by Origin"
+
+
+def wrong_problem(response: Response) -> Iterator[str]:
+    if response.status_code < 300 or response.request.method == "HEAD":
+        return
+    kind = response.headers.get("content-type")
+    if kind != ["application/problem+json"]:
+        yield f"a {response.status_code} is {kind}"
+        return
+    problem = response.json()
+    yield from (error.message for error in _PROBLEM.iter_errors(problem))
+    known = TYPES.get(str(problem.get("type")).removeprefix("/problems/"))
+    if known is None or not known.status == problem.get("status") == response.status_code:
+        yield f"a {response.status_code} has the type and status of another problem"
+    if [problem.get("instance")] != response.headers.get("x-request-id"):
+        yield "the problem does not name its request"
+    if ("errors" in problem) != (response.status_code == 422):
+        yield "errors belong to a 422, and only to it"
+
+
+def wrong_timestamps(response: Response) -> Iterator[str]:
+    if response.status_code < 300 and response.content and response.request.path_url.startswith("/api/tasks"):
+        document = response.json()
+        for task in document if isinstance(document, list) else [document]:
+            for name, value in task.items():
+                if name.endswith("_at") and value is not None and not _TIMESTAMP.fullmatch(value):
+                    yield f"{name} is {value!r}, which is not RFC 3339 in UTC"
+
+
+def told(response: Response, secrets: Iterable[str]) -> Iterator[str]:
+    """What an answer says that it must not: secrets anywhere, internals and the request in an error."""
+    body = response.content.decode(errors="replace")
+    text = f"{response.headers}\n{body}"
+    if any(secret in text for secret in secrets):
+        yield "the answer holds a secret"
+    if response.status_code >= 400:
+        if _INTERNALS.search(text):
+            yield "the error tells of the inside"
+        if _repeats(response.request, body):
+            yield "the error repeats a value of the request"
+
+
+def logged(request: PreparedRequest, log: str, secrets: Iterable[str]) -> Iterator[str]:
+    if any(secret in log for secret in secrets):
+        yield "the log holds a secret"
+    if any(_repeats(request, line) for line in log.splitlines()):
+        yield "the log repeats a value of the request"
+
+
+def _repeats(request: PreparedRequest, document: str) -> bool:
+    """Whether a text of the request that is long enough to be known again is in this JSON."""
+    query = parse_qs(urlsplit(request.url or "").query)
+    sent = {text.strip() for text in (*_texts(query), *_texts(_json(request.body)))}
+    said = "\n".join(_texts(_json(document)))
+    return any(len(text) >= TOO_SHORT_TO_TELL and text not in _KNOWN_TEXT and text in said for text in sent)
+
+
+def _texts(document: Any) -> Iterator[str]:
+    """All texts in a JSON document, names too."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, list):
+        for each in document:
+            yield from _texts(each)
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            yield from _texts(name)
+            yield from _texts(value)
+
+
+def _json(text: str | bytes | None) -> object:
+    try:
+        return json.loads(text or b"null")
+    except ValueError:
+        return None

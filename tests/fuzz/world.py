@@ -1,0 +1,192 @@
+"""What the checks of a fuzz run know and can reach: users, another worker, the database, the log.
+
+The same for the run in this process and for the live one; see `engine` and
+`live`.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
+
+import jwt
+from requests import PreparedRequest, Response, Session
+from sqlalchemy import URL
+
+from tests.stage import Sql
+from tests.support import ORIGIN, TASKS
+from tools.tokens import mint
+
+DAY = 86_400
+LOCK_SECONDS = 10
+_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_TASK = re.compile(rf"{TASKS}/({_UUID})(\?.*)?")
+
+Row = dict[str, Any]
+
+
+def task_in(path: str) -> UUID | None:
+    """The task that a path is about, if it names one properly."""
+    found = _TASK.fullmatch(unquote(path))
+    return UUID(found[1]) if found else None
+
+
+@dataclass(frozen=True)
+class User:
+    id: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A running service, over HTTP or in this process."""
+
+    session: Session
+    url: str
+
+    def send(
+        self, method: str, path: str, token: str | None, body: bytes | str | None, headers: Mapping[str, str]
+    ) -> Response:
+        given = {"Origin": ORIGIN, **headers}
+        if token is not None:
+            given["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            given.setdefault("Content-Type", "application/json")
+        return self.session.request(method, f"{self.url}{path}", data=body, headers=given)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the database held at one moment: the owner's task in question, and a mark of everything."""
+
+    task: Row | None
+    mark: str
+
+
+@dataclass
+class World:
+    """What is behind one run. `another` is a worker that is not the one being fuzzed."""
+
+    another: Worker
+    database: URL
+    secret: str
+    log: Path
+    began: int
+    """When the tokens were made, in Unix seconds."""
+    owner: User = field(init=False)
+    stranger: User = field(init=False)
+    refused: dict[str, str | None] = field(init=False)
+    """Tokens that must not open anything, each of them nearly good, by what is wrong."""
+    snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
+    """Before and after each call, by the id of its case."""
+    uses: Counter[str] = field(default_factory=Counter)
+    """How often each check had something to look at."""
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        self.owner, self.stranger = (
+            User(name, mint(self.secret, name, iat=self.began, exp=self.began + DAY))
+            for name in ("fuzz-owner", "fuzz-stranger")
+        )
+        self.refused = refused_tokens(self.secret, self.owner, self.began)
+        self._sql = Sql(self.database)
+        # A service that keeps a row locked after its answer must not stop the run.
+        self._sql(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        self._logged = 0
+
+    def close(self) -> None:
+        self._sql.close()
+        self.another.session.close()
+
+    def write_users(self, path: Path) -> None:
+        """The two identities that schemathesis.toml names."""
+        users = [
+            {"name": name, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {user.token}"}]}
+            for name, user in (("owner", self.owner), ("stranger", self.stranger))
+        ]
+        path.write_text(json.dumps({"auth": users}))
+
+    def is_from_owner(self, request: PreparedRequest) -> bool:
+        return request.headers.get("Authorization") == f"Bearer {self.owner.token}"
+
+    def send(
+        self, method: str, path: str, token: str | None, body: bytes | str | None = None, **headers: str
+    ) -> Response:
+        """To a worker that is not the one being fuzzed."""
+        self.calls += 1
+        return self.another.send(method, path, token, body, headers)
+
+    def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """As a superuser, whom no row security binds: the truth."""
+        return self._sql(statement, *parameters)
+
+    def row(self, task: UUID) -> Row | None:
+        """The owner's task as it is stored, deleted or not."""
+        statement = "SELECT to_jsonb(tasks) FROM tasks WHERE user_id = %s AND id = %s"
+        found = self.query(statement, self.owner.id, str(task))
+        return found[0][0] if found else None
+
+    def mark(self, user: User | None = None) -> str:
+        """Differs after every write to a row, of this user or of anybody: xmin is its transaction."""
+        statement = (
+            "SELECT count(*), sum(xmin::text::bigint) FROM tasks WHERE user_id = coalesce(%s, user_id)"
+        )
+        return str(self.query(statement, user and user.id))
+
+    def snapshot(self, path: str) -> Snapshot:
+        task = task_in(path)
+        return Snapshot(self.row(task) if task else None, self.mark())
+
+    @contextmanager
+    def without_row_security(self) -> Iterator[None]:
+        """One wall down: the statements must keep users apart by themselves."""
+        enabled = self.query("SELECT relrowsecurity FROM pg_class WHERE oid = 'tasks'::regclass") == [(True,)]
+        self.query("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
+        try:
+            yield
+        finally:
+            if enabled:
+                self.query("ALTER TABLE tasks ENABLE ROW LEVEL SECURITY")
+
+    def rows_past_row_security(self) -> int:
+        """How many of the owner's rows the role of requests sees in a stranger's scope."""
+        statement = (
+            "SELECT set_config('role', 'tasks_api', true), set_config('app.user_id', %s, true);"
+            " SELECT count(*) FROM tasks WHERE user_id = %s"
+        )
+        return int(self.query(statement, self.stranger.id, self.owner.id)[0][0])
+
+    def new_log(self) -> str:
+        """What was logged since this was asked last."""
+        with self.log.open(encoding="utf-8", errors="replace") as file:
+            file.seek(self._logged)
+            text = file.read()
+            self._logged = file.tell()
+        return text
+
+    def secrets(self) -> list[str]:
+        """What must never leave the service."""
+        tokens = [self.owner.token, self.stranger.token, *filter(None, self.refused.values())]
+        signatures = (token.rpartition(".")[2] for token in tokens)
+        return [self.secret, str(self.database.password), *filter(None, signatures)]
+
+
+def refused_tokens(secret: str, owner: User, now: int) -> dict[str, str | None]:
+    bare: dict[str, object] = {"iat": now, "exp": now + DAY}
+    claims = {**bare, "sub": owner.id}
+    return {
+        "no token": None,
+        "a truncated token": owner.token[:-4],
+        "a re-signed token": mint("another secret that nobody knows", owner.id),
+        "an expired token": mint(secret, owner.id, iat=now - 7200, exp=now - 3600),
+        "a foreign token": mint(secret, owner.id, aud="better-auth:session-cache"),
+        "an unsigned token": jwt.encode(claims, "", "none"),
+        "a token of another algorithm": jwt.encode(claims, secret, "HS512"),
+        "the token of an e-mail link": jwt.encode({**bare, "userId": owner.id, "email": owner.id}, secret),
+    }
