@@ -1,88 +1,22 @@
 """The process: gunicorn as the Procfile starts it, with real signals and real faults."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from sqlalchemy import URL
 
 from tests.database.test_scope import Locked
-from tests.stage import NO_LIMIT, ROOT, Sql, libpq
+from tests.process.service import PATIENCE, running, variables
+from tests.stage import ROOT, Sql
 from tests.support import SECRET, TASKS, wait_until
 from tests.wire import wire
 from tools.postgres import free_port
 from tools.tokens import mint
-
-PATIENCE = 30
-
-
-class Service:
-    """A running gunicorn, its base URL and its output."""
-
-    def __init__(self, process: subprocess.Popen[bytes], base_url: str, output: Path) -> None:
-        self.process = process
-        self.output = output
-        self.client = httpx2.Client(base_url=base_url, timeout=PATIENCE)
-
-    def wait_for(self, path: str, status: int) -> httpx2.Response:
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            try:
-                response = self.client.get(path)
-            except httpx2.TransportError:
-                assert self.process.poll() is None, self.output.read_text()
-                continue
-            if response.status_code == status:
-                return response
-        raise AssertionError(f"{path} never answered {status}: {self.output.read_text()}")
-
-    def stop(self) -> None:
-        """As a platform does; connections that idle would be waited for."""
-        self.client.close()
-        self.process.terminate()
-        assert self.process.wait(PATIENCE) == 0
-
-    def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.output.read_text().splitlines()]
-
-
-def variables(url: URL, **changes: str) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": libpq(url),
-        "BETTER_AUTH_SECRET": SECRET,
-        "HOST": "127.0.0.1",
-        "PORT": str(free_port()),
-        "WEB_CONCURRENCY": "1",
-        "RATE_LIMIT_REQUESTS": NO_LIMIT,
-        "RATE_LIMIT_AUTH_FAILURES": NO_LIMIT,
-        **changes,
-    }
-
-
-@contextmanager
-def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
-    command = [sys.executable, "-m", "gunicorn", "main:app"]
-    with output.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)
-    try:
-        service.wait_for("/health/live", 200)
-        yield service
-    finally:
-        service.client.close()
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
