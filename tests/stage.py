@@ -71,13 +71,13 @@ def new_database(server_url: URL) -> Iterator[URL]:
         admin.close()
 
 
-def require(program: str) -> str:
+def require(program: str, package: str = "") -> str:
     """The path of a program that a test runs for real; without it the test is skipped, but not in CI."""
     path = shutil.which(program)
     if path is None and os.environ.get("CI"):
         pytest.fail(f"{program} is not installed")
     if path is None:
-        pytest.skip(f"needs {program}: install it, for example with apt install {program}")
+        pytest.skip(f"needs {program}: install it, for example with apt install {package or program}")
     return path
 
 

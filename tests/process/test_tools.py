@@ -36,6 +36,7 @@ NOT_CLONED = {
     ".mypy_cache",
     ".ruff_cache",
     ".pytest_cache",
+    "node_modules",
 }
 
 

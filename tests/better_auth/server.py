@@ -1,0 +1,86 @@
+"""A real Better Auth, and people who use it as a frontend's page lets them."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from starlette.testclient import TestClient
+
+from tests.node import installed, node
+from tests.support import Caller
+
+HERE = Path(__file__).parent
+PASSWORD = "correct horse battery staple"
+SECRET = "the secret that Better Auth and the API share"
+
+
+class BetterAuth:
+    """A running Better Auth; `set_up` is eddsa, es256 or hs256."""
+
+    def __init__(self, url: str, set_up: str) -> None:
+        self.url = url
+        self.set_up = set_up
+        self._test = httpx2.Client(base_url=f"{url}/test")
+
+    def deploy(self, **options: object) -> None:
+        """Deploy it anew, with the same people and other options: see server.mjs."""
+        self._test.put("/options", json={"secret": SECRET, **options}).raise_for_status()
+
+    def expire_keys(self) -> None:
+        self._test.post("/expire-keys").raise_for_status()
+
+    def mailed_token(self, email: str) -> str:
+        return str(self._test.get("/mails").json()[email])
+
+    def key_source(self) -> dict[str, object]:
+        """The settings that the README gives for this set-up."""
+        if self.set_up == "hs256":
+            return {"better_auth_secret": SECRET, "jwt_audience": self.url}
+        return {"better_auth_secret": None, "better_auth_url": self.url}
+
+    def close(self) -> None:
+        self._test.close()
+
+
+@contextmanager
+def better_auth(set_up: str, *pages: Path) -> Iterator[BetterAuth]:
+    with node(installed(HERE) / "server.mjs", set_up, *pages) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, "Better Auth did not start; its standard error says why"
+        auth = BetterAuth(url, set_up)
+        try:
+            auth.deploy()
+            yield auth
+        finally:
+            auth.close()
+
+
+class Person:
+    """Somebody at a browser: a cookie jar, and the Origin that the frontend's page sends."""
+
+    def __init__(self, auth: BetterAuth, name: str) -> None:
+        self.email = f"{name.lower()}-{uuid.uuid4().hex}@example.com"
+        self.browser = httpx2.Client(base_url=f"{auth.url}/api/auth", headers={"Origin": auth.url})
+        signed_up = self._enter("/sign-up/email", name=name)
+        self.id: str = signed_up["user"]["id"]
+
+    def _enter(self, path: str, **fields: str) -> dict[str, dict[str, str]]:
+        answer = self.browser.post(path, json={"email": self.email, "password": PASSWORD, **fields})
+        found: dict[str, dict[str, str]] = answer.raise_for_status().json()
+        return found
+
+    def sign_in(self) -> None:
+        assert self._enter("/sign-in/email")["user"]["id"] == self.id
+
+    def sign_out(self) -> None:
+        self.browser.post("/sign-out", json={}).raise_for_status()
+
+    def token(self) -> str:
+        return str(self.browser.get("/token").raise_for_status().json()["token"])
+
+    def on(self, api: TestClient, token: str | None = None) -> Caller:
+        """This person at the API, with a new token unless one is given."""
+        return Caller(api, self.id, token or self.token())

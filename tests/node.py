@@ -1,0 +1,92 @@
+"""Node for the tests: packages as a lock file pins them, and processes that end with the tests."""
+
+import fcntl
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice, takewhile
+from pathlib import Path
+
+import pytest
+
+from tests.stage import require
+
+NPM_SECONDS = 100
+PATIENCE = 10
+
+
+def installed(folder: Path) -> Path:
+    """The folder, with the packages of its lock file: npm runs once for each state of the file."""
+    require("node", "nodejs")
+    fault = _install(require("npm"), folder)
+    if fault:
+        pytest.fail(f"npm ci in {folder} failed: {fault}", pytrace=False)
+    return folder
+
+
+@cache
+def _install(npm: str, folder: Path) -> str:
+    """Install what is not installed yet, and give what went wrong; it is tried once."""
+    wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    done = folder / "node_modules" / ".installed"
+    with (folder / "package.json").open() as only_one:
+        fcntl.flock(only_one, fcntl.LOCK_EX)
+        if done.exists() and done.read_text() == wanted:
+            return ""
+        fault = _npm_ci(npm, folder)
+        if not fault:
+            done.write_text(wanted)
+        return fault
+
+
+def _npm_ci(npm: str, folder: Path) -> str:
+    options = [
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+        "--fetch-retry-mintimeout=1000",
+    ]
+    try:
+        ended = subprocess.run(
+            [npm, "ci", *options],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=NPM_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {NPM_SECONDS} s"
+    if not ended.returncode:
+        return ""
+    lines = (line.removeprefix("npm error ") for line in ended.stderr.splitlines())
+    # What is indented says where in npm it happened, and the lines after it nothing more.
+    return "; ".join(islice(takewhile(lambda line: not line.startswith(" "), lines), 6))
+
+
+@contextmanager
+def node(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A Node script that ends when its standard input does, and so with the tests, however they end."""
+    process = subprocess.Popen(
+        [require("node", "nodejs"), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    try:
+        process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
