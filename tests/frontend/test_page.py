@@ -1,0 +1,161 @@
+"""What a page on another origin can do with the client of the README, in a real browser."""
+
+import re
+
+import pytest
+
+from tests.better_auth.server import BetterAuth
+from tests.frontend.browser import Browser, Page
+from tests.frontend.conftest import elsewhere, page_for, signed_up
+from tests.http.test_cors import EXPOSED
+from tests.process.service import Service
+from tests.stage import Sql
+from tests.support import TASKS
+
+# What scripts may read of any answer: https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name
+SAFELISTED = {
+    "cache-control",
+    "content-language",
+    "content-length",
+    "content-type",
+    "expires",
+    "last-modified",
+    "pragma",
+}
+
+
+def send(page: Page, method: str, path: str, **headers: str) -> dict[str, dict[str, str]]:
+    """What the page's own `fetch` gives it to read."""
+    authorization = {"Authorization": f"Bearer {page.do('token')}", "Content-Type": "application/json"}
+    body = {"body": '{"title": "Water the plants"}'} if method == "POST" else {}
+    answer: dict[str, dict[str, str]] = page.do(
+        "send", path, {"method": method, "headers": authorization | headers, **body}
+    )
+    return answer
+
+
+@pytest.mark.spec("cors.preflight", "tasks.create.created")
+def test_a_task_is_created_edited_completed_and_deleted(ann: Page) -> None:
+    task = ann.do("create", {"title": "Water the plants", "tags": ["home"]})
+    assert ann.do("get", task["id"]) == task
+    edited = ann.do("replace", task["id"], {"title": "Feed the cat", "priority": "high"})
+    assert (edited["title"], edited["priority"], edited["tags"]) == ("Feed the cat", "high", [])
+    completed = ann.do("update", task["id"], {"completed": True})
+    assert (edited["completed_at"], completed["completed"], completed["version"]) == (None, True, 3)
+    assert completed["completed_at"] > edited["updated_at"]
+    ann.do("delete", task["id"])
+    gone = ann.refused("get", task["id"])
+    assert (gone.problem["status"], gone.problem["type"]) == (404, "/problems/not-found")
+
+
+@pytest.mark.spec("tasks.list.next", "tasks.list.paging", "cors.expose")
+def test_pages_follow_each_other_by_their_links(ann: Page) -> None:
+    created = [ann.do("create", {"title": f"{n}", "completed": n == 3}) for n in range(5)][::-1]
+    assert ann.do("pages", 2) == [created[:2], created[2:4], created[4:]]
+    assert ann.do("pages", 5) == [created]
+    assert ann.do("pages") == [created]
+    assert ann.do("pages", 1, True) == [[created[1]]]
+
+
+@pytest.mark.spec("tasks.isolation", "tasks.list.own")
+def test_two_people_see_their_own_tasks_alone(ann: Page, bob: Page) -> None:
+    task = ann.do("create", {"title": "Ann's"})
+    assert ann.do("pages") == [[task]]
+    assert bob.do("pages") == [[]]
+    assert bob.refused("update", task["id"], {"title": "Bob's"}).problem["status"] == 404
+
+
+def test_who_is_not_signed_in_gets_no_token(visitor: Page) -> None:
+    assert visitor.error("pages") == "Error: not signed in"
+
+
+@pytest.mark.spec("auth.exp", "auth.invalid")
+def test_an_expired_token_is_renewed_once(ann: Page, site: BetterAuth) -> None:
+    site.deploy(expirationTime="-1 hour")
+    refusal = ann.refused("pages")
+    assert refusal.problem["detail"] == "The token has expired."
+    assert 'error="invalid_token"' in refusal.headers["www-authenticate"]
+    assert ann.do("tokensFetched") == 2
+    site.deploy()
+    assert ann.do("pages") == [[]]
+    assert ann.do("tokensFetched") == 3
+    ann.do("pages")
+    assert ann.do("tokensFetched") == 3
+
+
+@pytest.mark.spec("auth.signed-out")
+def test_a_token_in_hand_outlives_the_session(ann: Page) -> None:
+    assert ann.do("pages") == [[]]
+    ann.do("signOut")
+    assert ann.do("pages") == [[]]
+
+
+@pytest.mark.spec("cors.allowed", "problems.errors")
+def test_a_422_says_which_fields_are_wrong(ann: Page) -> None:
+    refusal = ann.refused("create", {"title": " ", "priority": "urgent"})
+    assert refusal.problem["status"] == 422
+    assert {each["pointer"] for each in refusal.problem["errors"]} == {"/title", "/priority"}
+    assert refusal.message == f"{refusal.problem['title']}: {refusal.problem['detail']}"
+
+
+@pytest.mark.spec("cors.allowed", "problems.unforeseen")
+def test_a_500_can_be_read(ann: Page, damage: Sql) -> None:
+    """A statement that the database refuses, and a row that Python cannot read."""
+    damage("ALTER TABLE tasks ADD CONSTRAINT damage CHECK (title <> 'refused') NOT VALID")
+    damage("ALTER TABLE tasks DROP CONSTRAINT ck_tasks_due_at_range")
+    task = ann.do("create", {"title": "Water the plants"})
+    damage("UPDATE tasks SET due_at = '20000-01-01' WHERE id = %s", task["id"])
+    for act in (("create", {"title": "refused"}), ("get", task["id"])):
+        refusal = ann.refused(*act)
+        assert (refusal.problem["status"], refusal.problem["type"]) == (500, "/problems/internal-error")
+        assert refusal.problem["instance"] == refusal.headers["x-request-id"]
+
+
+@pytest.mark.spec("cors.expose", "tasks.create.created", "tasks.list.next", "headers.request-id")
+def test_the_headers_it_may_see(ann: Page) -> None:
+    created = send(ann, "POST", TASKS)
+    assert created["headers"]["location"] == f"{TASKS}/{created['body']['id']}"
+    assert re.fullmatch("[0-9a-f]{32}", created["headers"]["x-request-id"])
+    send(ann, "POST", TASKS)
+    listed = send(ann, "GET", f"{TASKS}?limit=1", **{"X-Request-ID": "the-page-s-own"})
+    assert re.fullmatch(rf'<{TASKS}\?limit=1&cursor=[^>]+>; rel="next"', listed["headers"]["link"])
+    assert listed["headers"]["x-request-id"] == "the-page-s-own"
+    for answer in (created, listed):
+        assert set(answer["headers"]) <= {name.lower() for name in EXPOSED} | SAFELISTED
+
+
+@pytest.mark.spec("limits.headers", "cors.expose")
+def test_a_429_says_when_to_try_again(browser: Browser, site: BetterAuth, narrow_api: Service) -> None:
+    site.deploy()
+    ann = signed_up(page_for(browser, site.url, narrow_api), "ann")
+    for _ in range(2):
+        ann.do("pages")
+    refusal = ann.refused("pages")
+    assert refusal.problem["type"] == "/problems/too-many-requests"
+    assert 1 <= int(refusal.headers["retry-after"]) <= 3600
+    assert refusal.headers["ratelimit"].startswith('"requests";r=0;t=')
+
+
+@pytest.mark.spec("cors.refused")
+def test_a_page_on_another_origin_reads_and_writes_nothing(
+    browser: Browser, site: BetterAuth, api: Service, ann: Page
+) -> None:
+    """Not even with a good token in its hands."""
+    headers = {"Authorization": f"Bearer {ann.do('token')}", "Content-Type": "application/json"}
+    intruder = page_for(browser, elsewhere(site), api)
+    for path, init in (
+        (TASKS, {"headers": headers}),
+        (TASKS, {"headers": headers, "method": "POST", "body": '{"title": "Stolen"}'}),
+        (f"{TASKS}/nowhere", {"headers": headers, "method": "DELETE"}),
+        ("/health/live", {}),
+        ("/nowhere", {}),
+    ):
+        assert intruder.error("send", path, init) == "TypeError: Failed to fetch"
+    assert ann.do("pages") == [[]]
+
+
+@pytest.mark.spec("cors.allowed")
+def test_several_origins_may_be_allowed(browser: Browser, site: BetterAuth, narrow_api: Service) -> None:
+    """And nothing but the list of origins stands between the API and the page above."""
+    for url in (site.url, elsewhere(site)):
+        assert page_for(browser, url, narrow_api).do("send", "/health/live", {})["body"] == {"status": "live"}
