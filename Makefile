@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz token migrate openapi lock clean
+.PHONY: help run test check fuzz faults token migrate openapi lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 
 fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 in seconds, SEED=…)
 	@$(BIN)/python -m tests.fuzz.live
+
+faults: $(INSTALLED) ## plant each known fault, and tell which check and which test catches it (ONLY=…)
+	@$(BIN)/python -m tests.faults
 
 token: $(INSTALLED) ## print a token for SUB=some-user
 	@$(BIN)/python -m tools.tokens "$$SUB"

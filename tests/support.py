@@ -113,3 +113,5 @@ def wait_until(condition: Callable[[], object], otherwise: str) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, otherwise
+        # What is waited for needs the processor more.
+        time.sleep(0.02)

@@ -28,10 +28,12 @@ def wrong_pages(world: World, asked: str) -> Iterator[str]:
         found = [task["id"] for task in answer.json()] if answer.status_code == 200 else []
         if found != expected:
             yield f"the page of {path} has {len(found)} tasks, which are not the {len(expected)} expected"
+            return
         link = answer.headers.get("Link")
         following = _with(path, cursor=_query(target(link)).get("cursor", "")) if link else None
         if more != bool(link) or (link and link != f'<{following}>; rel="next"'):
             yield f"the page of {path} has the Link {link!r}"
+            return
         if following:
             yield from _bound(world, following)
             after = expected[-1]

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,41 +18,11 @@ import httpx2
 import jwt
 import pytest
 
+from tests.process.clone import PATIENCE, one_line, run, running_in, variables, wait_until_gone
 from tests.process.test_gunicorn import wait_until_refused
 from tests.stage import ROOT
 from tests.support import SECRET, TASKS
 from tools.postgres import free_port
-
-PATIENCE = 90
-NOT_CLONED = {
-    ".venv",
-    ".data",
-    ".env",
-    ".git",
-    "build",
-    "__pycache__",
-    ".hypothesis",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-    "node_modules",
-}
-
-
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """The project as it is when it is fresh: no secret, no data."""
-    copy = tmp_path / "clone"
-    shutil.copytree(ROOT, copy, ignore=lambda _, names: NOT_CLONED & set(names))
-    for folder in (copy, *copy.parents):
-        # As root, the embedded server runs as another user, who has to get here.
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    return copy
-
-
-def variables(**changes: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **changes}
 
 
 @contextmanager
@@ -90,19 +59,6 @@ def follow(curl: list[str]) -> httpx2.Response:
     return httpx2.post(url, headers=dict(headers), content=options["-d"])
 
 
-def running_in(folder: Path) -> list[str]:
-    """Processes whose command line names the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in command:
-            found.append(command)
-    return found
-
-
 def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -> None:
     with make_run(clone) as process:
         curl = printed_curl(process)
@@ -110,7 +66,7 @@ def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -
         assert created.status_code == 201
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(PATIENCE) == 0
-    assert running_in(clone) == []
+    wait_until_gone(clone)
     assert (clone / ".env").stat().st_mode & 0o777 == 0o600
     with make_run(clone) as process:
         again = printed_curl(process)
@@ -122,7 +78,7 @@ def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -
         assert (found.status_code, found.json()) == (200, created.json())
         process.terminate()
         assert process.wait(PATIENCE) == 0
-    assert running_in(clone) == []
+    wait_until_gone(clone)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
@@ -136,7 +92,7 @@ def test_no_web_process_outlives_its_make_run(clone: Path, number: signal.Signal
         printed_curl(process)
         process.terminate()
         process.wait(PATIENCE)
-    assert running_in(clone) == []
+    wait_until_gone(clone)
 
 
 def test_a_server_that_was_left_behind_is_stopped_first(clone: Path) -> None:
@@ -153,27 +109,7 @@ def test_a_server_that_was_left_behind_is_stopped_first(clone: Path) -> None:
         assert httpx2.get(curl[2], headers=authorization).json() == [created.json()]
         process.terminate()
         process.wait(PATIENCE)
-    assert running_in(clone) == []
-
-
-def one_line(clone: Path, *command: str, **changes: str) -> str:
-    """What a command says that cannot do its work: one line on standard error."""
-    ended = run(clone, *command, **changes)
-    assert ended.returncode == 1, ended
-    [line] = ended.stderr.splitlines()
-    return line
-
-
-def run(clone: Path, *command: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=clone,
-        env=variables(**changes),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    wait_until_gone(clone)
 
 
 def test_a_port_in_use_is_one_clear_line(clone: Path) -> None:
@@ -272,7 +208,19 @@ def test_make_lists_its_targets() -> None:
         ["make"], cwd=ROOT, env=variables(), capture_output=True, text=True, check=True
     ).stdout
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == ["help", "run", "test", "check", "fuzz", "token", "migrate", "openapi", "lock", "clean"]
+    assert names == [
+        "help",
+        "run",
+        "test",
+        "check",
+        "fuzz",
+        "faults",
+        "token",
+        "migrate",
+        "openapi",
+        "lock",
+        "clean",
+    ]
 
 
 def test_the_committed_contract_is_what_make_openapi_writes(clone: Path) -> None:

@@ -1,0 +1,135 @@
+"""`make faults`: every fault against the contract fuzz alone, and against the unit tests alone.
+
+Prints one table, also to build/faults.md. ONLY=… takes the faults with this in
+their name. Ends with 1 when a fault was not caught by both.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.faults.catalogue import FAULTS
+from tests.faults.probe import Outcome
+from tools.serve import end_on_signals
+
+REPORT = Path("build/faults.md")
+LIMIT_SECONDS = 600
+UNIT_TESTS = ("tests/tasks", "tests/http", "tests/auth", "tests/database")
+NEAREST = {
+    "auth.py": "tests/auth",
+    "bodies.py": "tests/http",
+    "middleware.py": "tests/http",
+    "problems.py": "tests/http",
+    "db.py": "tests/database",
+    "migrations/versions/0001_tasks.py": "tests/database",
+}
+"""The tests that run first when a file is changed; the others follow."""
+
+_FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
+_COUNT = re.compile(r"(\d+) (?:passed|failed|error)")
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+class BrokenRun(Exception):
+    """A run ended without saying whether the fault was caught."""
+
+
+def main() -> int:
+    end_on_signals()
+    wanted = os.environ.get("ONLY", "")
+    names = [name for name in FAULTS if wanted in name]
+    if not names:
+        sys.exit(f"No fault has this in its name: {wanted}")
+    try:
+        outcomes = _all(names)
+    except BrokenRun as broken:
+        sys.exit(str(broken))
+    except KeyboardInterrupt:
+        return 130
+    lines = ["| fault | caught by check | calls | s | caught by test | tests | s |", "| --- " * 7 + "|"]
+    lines += [_row(*pair) for pair in outcomes]
+    missed = [each for pair in outcomes for each in pair if each.caught_by is None]
+    lines.append(f"\n{len(outcomes)} faults; {len(missed)} not caught")
+    print("\n".join(lines))
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text("\n".join(lines) + "\n")
+    return 1 if missed else 0
+
+
+def _all(names: Sequence[str]) -> list[tuple[Outcome, Outcome]]:
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        fuzzed = threads.map(by_contract_fuzz, names)
+        tested = threads.map(by_unit_tests, names)
+        return [_told(number, pair) for number, pair in enumerate(zip(fuzzed, tested, strict=True), 1)]
+    finally:
+        # However this ends, what was started ends first, and with it its servers.
+        threads.shutdown(wait=False, cancel_futures=True)
+        for process in [*_running]:
+            process.terminate()
+        threads.shutdown()
+
+
+def by_contract_fuzz(name: str) -> Outcome:
+    done = _run([sys.executable, "-m", "tests.faults.probe", name], {})
+    if done.returncode:
+        raise BrokenRun(f"{name}: {done.stderr[-2000:]}")
+    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def by_unit_tests(name: str) -> Outcome:
+    """The first test that fails, beginning with those that are nearest to the fault."""
+    started = time.monotonic()
+    nearest = NEAREST.get(FAULTS[name].edits[0].path, UNIT_TESTS[0])
+    folders = sorted(UNIT_TESTS, key=lambda folder: folder != nearest)
+    options = ["-x", "-q", "--no-header", "--tb=line", "-p", "tests.faults.plugin", "-k", "not pooled"]
+    done = _run([sys.executable, "-m", "pytest", *options, *folders], {"FAULT": name})
+    if done.returncode not in {0, 1}:
+        raise BrokenRun(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    failed = _FAILED.search(done.stdout)
+    count = sum(int(number) for number in _COUNT.findall(done.stdout.splitlines()[-1]))
+    return Outcome(name, failed and failed[1], "", count, round(time.monotonic() - started, 1))
+
+
+def _run(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """In a process that ends its servers when it is asked to end, as it is when we are."""
+    process = subprocess.Popen(
+        command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _running.add(process)
+    try:
+        output, errors = process.communicate(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        output, errors = process.communicate()
+    finally:
+        _running.discard(process)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _told(number: int, pair: tuple[Outcome, Outcome]) -> tuple[Outcome, Outcome]:
+    fuzzed, tested = pair
+    print(
+        f"{number:3} {fuzzed.fault}: {fuzzed.caught_by or 'NOT CAUGHT'}, {tested.caught_by or 'NOT CAUGHT'}",
+        file=sys.stderr,
+    )
+    return pair
+
+
+def _row(fuzzed: Outcome, tested: Outcome) -> str:
+    cells = [fuzzed.fault]
+    for each in (fuzzed, tested):
+        cells += [each.caught_by or "**not caught**", str(each.calls), str(each.seconds)]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

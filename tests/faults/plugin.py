@@ -1,0 +1,8 @@
+"""`pytest -p tests.faults.plugin`: the tests run on a service with the fault that FAULT names."""
+
+import os
+
+from tests.faults.catalogue import FAULTS
+from tests.faults.planting import plant
+
+plant(FAULTS[os.environ["FAULT"]])

@@ -1,0 +1,60 @@
+"""One fault, in a process of its own: is it caught by the contract fuzz?
+
+python -m tests.faults.probe NAME — prints one line of JSON, see `Outcome`.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from tests.faults.catalogue import FAULTS
+from tests.faults.planting import plant
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one fault fared; `caught_by` is None when nothing noticed it."""
+
+    fault: str
+    caught_by: str | None
+    what: str
+    calls: int
+    seconds: float
+
+
+def fuzz_with(name: str) -> Outcome:
+    plant(FAULTS[name])
+    # Only now may anything of the service be imported.
+    from alembic import command  # noqa: PLC0415
+
+    from tests.fuzz.engine import fuzz  # noqa: PLC0415
+    from tests.stage import alembic, new_database  # noqa: PLC0415
+    from tools.postgres import temporary_server  # noqa: PLC0415
+    from tools.serve import end_on_signals  # noqa: PLC0415
+
+    end_on_signals()
+
+    with ExitStack() as stack:
+        given = os.environ.get("TEST_DATABASE_URL")
+        server = make_url(given) if given else stack.enter_context(temporary_server())
+        database = stack.enter_context(new_database(server))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        alembic(database, command.upgrade, "head")
+        started = time.monotonic()
+        report = fuzz(database, folder, stop_at_first=True)
+        seconds = time.monotonic() - started
+    if report.errors:
+        raise RuntimeError("; ".join(report.errors))
+    check, _, what = report.failures[0].partition(": ") if report.failures else ("", "", "")
+    return Outcome(name, check or None, what, report.calls, round(seconds, 1))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(fuzz_with(sys.argv[1]))))

@@ -1,0 +1,46 @@
+"""The harness notices what it is for: `make faults` in small. All faults are in `catalogue.toml`."""
+
+import pytest
+from sqlalchemy import URL
+
+from tests.faults.__main__ import by_contract_fuzz
+from tests.faults.catalogue import FAULTS, Fault
+from tests.faults.planting import NotPlanted, edited
+from tests.stage import ROOT, libpq
+
+QUICK = {
+    "get: ownership filter dropped": "isolation",
+    "the signature is not verified": "authentication",
+    "CORS is missing on errors": "shape",
+    "the version is not raised": "effects",
+    "the commit is left out": "effects",
+}
+"""Which check catches them: they fall to one of the first requests."""
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_every_fault_can_be_planted(fault: Fault) -> None:
+    """The line that it is about is there, and what comes of it is Python."""
+    sources: dict[str, str] = {}
+    for edit in fault.edits:
+        source = sources.get(edit.path) or (ROOT / edit.path).read_text()
+        sources[edit.path] = edited(edit, source)
+    for path, source in sources.items():
+        compile(source, path, "exec")
+
+
+def test_a_fault_whose_line_is_gone_is_not_planted() -> None:
+    edit = next(iter(FAULTS.values())).edits[0]
+    with pytest.raises(NotPlanted):
+        edited(edit, "another source")
+
+
+@pytest.mark.parametrize(("name", "check"), QUICK.items())
+def test_the_contract_fuzz_catches_it(
+    name: str, check: str, server_url: URL, database_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the tests' own server, on which the migrations have run before: two would collide over the role."""
+    monkeypatch.setenv("TEST_DATABASE_URL", libpq(server_url))
+    outcome = by_contract_fuzz(name)
+    assert outcome.caught_by == check
+    assert outcome.calls < 500

@@ -1,0 +1,79 @@
+"""A fresh clone of the project, and commands run in it as somebody at a terminal does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.stage import ROOT
+from tests.support import wait_until
+
+PATIENCE = 90
+NOT_CLONED = {
+    ".venv",
+    ".data",
+    ".env",
+    ".git",
+    "build",
+    "__pycache__",
+    ".hypothesis",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    "node_modules",
+}
+
+
+def copy_to(folder: Path) -> Path:
+    """The project as it is when it is fresh: no secret, no data."""
+    copy = folder / "clone"
+    shutil.copytree(ROOT, copy, ignore=lambda _, names: NOT_CLONED & set(names))
+    for each in (copy, *copy.parents):
+        # As root, the embedded server runs as another user, who has to get here.
+        if each.stat().st_uid == os.geteuid() and each != Path("/"):
+            each.chmod(each.stat().st_mode | 0o011)
+    return copy
+
+
+def variables(**changes: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **changes}
+
+
+def running_in(folder: Path) -> list[str]:
+    """Processes that run in the folder, or whose command line names it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            place = entry.with_name("cwd").readlink()
+        except OSError:
+            continue
+        if str(folder) in f"{place} {command}":
+            found.append(command)
+    return found
+
+
+def wait_until_gone(folder: Path) -> None:
+    """Until nothing runs there: what was ended may still be ending."""
+    wait_until(lambda: not running_in(folder), "something was left running")
+
+
+def one_line(clone: Path, *command: str, **changes: str) -> str:
+    """What a command says that cannot do its work: one line on standard error."""
+    ended = run(clone, *command, **changes)
+    assert ended.returncode == 1, ended
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+def run(clone: Path, *command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=clone,
+        env=variables(**changes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
