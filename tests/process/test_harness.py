@@ -1,0 +1,108 @@
+"""The harness itself: what it says to bad input, and what it leaves behind. Nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.process.clone import PATIENCE, one_line, running_in, variables, wait_until_gone
+from tests.support import wait_until
+from tools.postgres import TEMPORARY, UNPRIVILEGED_USER
+
+HOLD_A_SERVER = (
+    "import sys; from tools.postgres import temporary_server\n"
+    "with temporary_server() as url: print(url, flush=True); sys.stdin.read()"
+)
+FUZZ, FAULTS = ("tests.fuzz.live",), ("tests.faults",)
+TEST = ("pytest", "-p", "no:cacheprovider", "tests/tasks")
+
+
+def by_terminal(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C reaches all that was started."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def from_outside(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+
+
+@contextmanager
+def started(clone: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """Whatever it makes for a while is in `tmp` of the clone, and so is its own."""
+    (clone / "tmp").mkdir(mode=0o755, exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=clone,
+        env=variables(TMPDIR=str(clone / "tmp")),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("command", "interrupt"),
+    [(FUZZ, by_terminal), (FAULTS, by_terminal), (FAULTS, from_outside), (TEST, from_outside)],
+)
+def test_an_interrupted_run_leaves_no_process(
+    clone: Path, command: tuple[str, ...], interrupt: Callable[[subprocess.Popen[str]], None]
+) -> None:
+    with started(clone, "-m", *command) as process:
+        # Deep in its work: a server runs, and something on it.
+        wait_until(lambda: len(running_in(clone)) > 8, "it never began")
+        interrupt(process)
+        process.communicate(timeout=PATIENCE)
+        wait_until_gone(clone)
+
+
+def test_what_a_killed_run_left_is_ended_by_the_next(clone: Path) -> None:
+    with started(clone, "-c", HOLD_A_SERVER) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("postgresql://")
+        process.kill()
+        process.wait()
+        assert running_in(clone)
+    with started(clone, "-c", HOLD_A_SERVER) as process:
+        process.communicate("", timeout=PATIENCE)
+        assert process.returncode == 0
+    wait_until_gone(clone)
+    assert list((clone / "tmp").glob(f"{TEMPORARY}*")) == []
+
+
+def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
+    """After a crash of the machine it may be anybody's."""
+    with started(clone, "-c", HOLD_A_SERVER) as process:
+        assert process.stdout
+        process.stdout.readline()
+        [pid_file] = (clone / "tmp").glob(f"{TEMPORARY}*/postgres/data/postmaster.pid")
+        server, lines = pid_file.read_text().split("\n", 1)
+        process.kill()
+    os.kill(int(server), signal.SIGKILL)
+    user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
+    bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=user)
+    try:
+        pid_file.write_text(f"{bystander.pid}\n{lines}")
+        with started(clone, "-c", HOLD_A_SERVER) as process:
+            process.communicate("", timeout=PATIENCE)
+            assert process.returncode == 0
+        assert bystander.poll() is None
+    finally:
+        bystander.communicate()
+
+
+def test_bad_input_is_one_clear_line(clone: Path) -> None:
+    for budget in ("soon", "-1", "1.5", "0"):
+        assert one_line(clone, "tests.fuzz.live", BUDGET=budget).startswith("BUDGET is a number of seconds")
+    assert one_line(clone, "tests.faults", ONLY="no such fault").startswith("No fault has this in its name")
