@@ -4,7 +4,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import pytest
@@ -15,10 +15,11 @@ from starlette.testclient import TestClient
 from main import create_app
 from settings import Settings
 from tests import stage
-from tests.stage import Sql, alembic, new_database
+from tests.pooler import pooler
+from tests.stage import Sql, alembic, new_database, require
 from tests.support import Caller, client_as
 from tests.wire import Wire, wire
-from tools.postgres import temporary_server
+from tools.postgres import Failure, temporary_server
 
 # A developer's own settings must not reach the tests, nor the tests their database.
 for name in Settings.model_fields:
@@ -29,6 +30,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 MakeSettings = Callable[..., Settings]
 Serve = Callable[..., TestClient]
+Route = Callable[[URL], URL]
 
 
 @pytest.fixture(scope="session")
@@ -69,11 +71,43 @@ def sql(database_url: URL) -> Iterator[Sql]:
     connection.close()
 
 
+@contextmanager
+def one_clear_line() -> Iterator[None]:
+    """Without what all tests need there is nothing to run; a traceback would not say more."""
+    try:
+        yield
+    except Failure as failure:
+        pytest.exit(str(failure), returncode=1)
+
+
 @pytest.fixture(scope="session")
-def make_settings(database_url: URL) -> MakeSettings:
+def pooler_url(server_url: URL) -> Iterator[URL]:
+    """The superuser's URL of the same server, through PgBouncer in transaction mode."""
+    program = require("pgbouncer")
+    with one_clear_line(), pooler(program, server_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["direct", "pooled"])
+def route(request: pytest.FixtureRequest) -> Route:
+    """How the service comes to a database. What uses the API uses it in both ways."""
+    if request.param == "direct":
+        return lambda url: url
+    pooler_url: URL = request.getfixturevalue("pooler_url")
+    return lambda url: url.set(host=pooler_url.host, port=pooler_url.port)
+
+
+@pytest.fixture(scope="session")
+def service_url(route: Route, database_url: URL) -> URL:
+    """What the service under test is given; tests look behind it with `sql`."""
+    return route(database_url)
+
+
+@pytest.fixture(scope="session")
+def make_settings(service_url: URL) -> MakeSettings:
     """Settings as the environment would give them, with what a test changes."""
 
-    return partial(stage.make_settings, database_url)
+    return partial(stage.make_settings, service_url)
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +147,6 @@ def anonymous(client: TestClient) -> Caller:
 
 
 @pytest.fixture
-def database_wire(database_url: URL) -> Iterator[Wire]:
-    with wire(database_url) as seen:
+def database_wire(service_url: URL) -> Iterator[Wire]:
+    with wire(service_url) as seen:
         yield seen

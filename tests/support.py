@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from httpx2 import Response
-from starlette.testclient import TestClient
+from httpx2 import Client, Response
 
 from problems import TYPES
 from tests.factories import new_task
@@ -24,7 +23,7 @@ ORIGIN = "https://app.example.com"
 class Caller:
     """Somebody who sends requests: a user with a real token, or nobody."""
 
-    client: TestClient
+    client: Client
     user_id: str
     token: str | None
 
@@ -62,7 +61,7 @@ class Caller:
         return [task["id"] for task in response.json()]
 
 
-def client_as(client: TestClient, user_id: str, **claims: object) -> Caller:
+def client_as(client: Client, user_id: str, **claims: object) -> Caller:
     return Caller(client, user_id, mint(SECRET, user_id, **claims))
 
 

@@ -132,7 +132,7 @@ def service(environment: dict[str, str], log: Path | None = None) -> Iterator[su
             env=environment,
             stdout=output,
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509
+            preexec_fn=end_with_parent,  # noqa: PLW1509
         )
         stack.callback(_stop, server)
         _wait_until_ready(server, environment)
@@ -168,7 +168,7 @@ def _greet(environment: dict[str, str]) -> None:
         )
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """On Linux, stop gunicorn even when nobody is left to do it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -15,7 +15,7 @@ from sqlmodel import SQLModel
 
 import db
 from settings import DatabaseSettings
-from tests.conftest import Serve
+from tests.conftest import Route, Serve
 from tests.stage import ROOT, Sql, alembic, environment, libpq, new_database
 from tests.support import client_as
 
@@ -85,9 +85,9 @@ def test_models_and_migrations_make_the_same_constraints(empty_database: URL, da
 
 
 @pytest.mark.spec("schema.migrations.owner", "schema.role.created")
-def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, serve: Serve) -> None:
+def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, serve: Serve, route: Route) -> None:
     alembic(plain_owner, command.upgrade, "head")
-    client = serve(database_url=libpq(plain_owner))
+    client = serve(database_url=libpq(route(plain_owner)))
     assert client.get("/health/ready").status_code == 200
     caller = client_as(client, "somebody")
     task = caller.create()["id"]

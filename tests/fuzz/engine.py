@@ -51,10 +51,13 @@ class Report:
     calls: int = 0
 
 
-def fuzz(database: URL, folder: Path, *, stop_at_first: bool = False) -> Report:
-    """Fuzz the application on a migrated database of its own; `folder` takes the log and the users."""
+def fuzz(database: URL, folder: Path, *, through: URL | None = None, stop_at_first: bool = False) -> Report:
+    """Fuzz the application on a migrated database of its own; `folder` takes the log and the users.
+
+    The service reaches the database at `through`, the checks look straight into it.
+    """
     secret = secrets.token_hex(32)
-    settings = make_settings(database, better_auth_secret=secret)
+    settings = make_settings(through or database, better_auth_secret=secret)
     with _logged(folder / "service.log") as log, _worker(create_app(settings)) as another:
         world = World(another, database, secret, log, int(time.time()))
         checks.begin(world)

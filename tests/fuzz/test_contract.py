@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from tests.conftest import Route
 from tests.fuzz.engine import fuzz
 
 PHASES = {"examples", "coverage", "fuzzing", "stateful"}
@@ -12,8 +13,8 @@ OURS = {"isolation", "authentication", "shape", "effects", "durability"}
 
 
 @pytest.mark.spec("contract.openapi", "contract.statuses", "tasks.isolation", "auth.bearer", "tasks.durable")
-def test_the_application_keeps_the_committed_contract(migrated: URL, tmp_path: Path) -> None:
-    report = fuzz(migrated, tmp_path)
+def test_the_application_keeps_the_committed_contract(migrated: URL, route: Route, tmp_path: Path) -> None:
+    report = fuzz(migrated, tmp_path, through=route(migrated))
     assert report.errors == []
     assert not report.failures, "\n".join(report.failures)
     # Without these the run would have proven nothing.

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import URL
 
 import db
-from tests.conftest import Serve
+from tests.conftest import Route, Serve
 from tests.stage import Sql, libpq
 from tests.support import Caller, assert_problem
 from tests.wire import Wire
@@ -42,34 +42,34 @@ def test_not_ready_without_a_database(serve: Serve) -> None:
 
 
 @pytest.mark.spec("health.ready")
-def test_not_ready_as_a_user_whom_the_database_refuses(serve: Serve, database_url: URL) -> None:
-    wrong = libpq(database_url.set(username="nobody-of-this-name", password="wrong"))
+def test_not_ready_as_a_user_whom_the_database_refuses(serve: Serve, service_url: URL) -> None:
+    wrong = libpq(service_url.set(username="nobody-of-this-name", password="wrong"))
     assert detail(serve, database_url=wrong) == "The database does not answer."
 
 
 @pytest.mark.spec("health.ready")
-def test_not_ready_before_the_migrations(serve: Serve, empty_database: URL) -> None:
-    assert detail(serve, database_url=libpq(empty_database)) == "The schema is not migrated."
+def test_not_ready_before_the_migrations(serve: Serve, empty_database: URL, route: Route) -> None:
+    assert detail(serve, database_url=libpq(route(empty_database))) == "The schema is not migrated."
 
 
 @pytest.mark.spec("health.ready", "schema.revision")
 @pytest.mark.parametrize(("revision", "ready"), [("0000", False), ("9999", True)])
 def test_a_later_revision_will_do_and_an_earlier_will_not(
-    serve: Serve, migrated: URL, revision: str, ready: bool
+    serve: Serve, migrated: URL, route: Route, revision: str, ready: bool
 ) -> None:
     sql = Sql(migrated)
     sql("UPDATE alembic_version SET version_num = %s", revision)
     sql.close()
-    response = serve(database_url=libpq(migrated)).get("/health/ready")
+    response = serve(database_url=libpq(route(migrated))).get("/health/ready")
     assert response.status_code == (200 if ready else 503)
 
 
 @pytest.mark.spec("health.ready")
-def test_not_ready_without_row_security(serve: Serve, migrated: URL) -> None:
+def test_not_ready_without_row_security(serve: Serve, migrated: URL, route: Route) -> None:
     sql = Sql(migrated)
     sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
     sql.close()
-    assert detail(serve, database_url=libpq(migrated)) == "Row security is not active."
+    assert detail(serve, database_url=libpq(route(migrated))) == "Row security is not active."
 
 
 @pytest.mark.spec("health.ready.once")

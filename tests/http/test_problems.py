@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 import problems
 from logs import JsonFormatter
 from main import create_app
-from tests.conftest import MakeSettings, Serve
+from tests.conftest import MakeSettings, Route, Serve
 from tests.stage import Sql, libpq
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as
 
@@ -145,11 +145,13 @@ def test_an_unforeseen_fault_is_logged(broken: TestClient, caplog: pytest.LogCap
         "ALTER TABLE tasks RENAME COLUMN tags TO labels",
     ],
 )
-def test_a_schema_that_is_not_there_is_unavailable(serve: Serve, migrated: URL, damage: str) -> None:
+def test_a_schema_that_is_not_there_is_unavailable(
+    serve: Serve, migrated: URL, route: Route, damage: str
+) -> None:
     sql = Sql(migrated)
     sql(damage)
     sql.close()
-    response = client_as(serve(database_url=libpq(migrated)), "somebody").get()
+    response = client_as(serve(database_url=libpq(route(migrated))), "somebody").get()
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1
     for word in ("tasks_api", "relation", "column", "SELECT", "psycopg2"):

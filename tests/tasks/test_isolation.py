@@ -8,7 +8,7 @@ from httpx2 import Response
 from sqlalchemy import URL
 from starlette.testclient import TestClient
 
-from tests.conftest import Serve
+from tests.conftest import Route, Serve
 from tests.factories import full_task, new_task
 from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, client_as, ok
@@ -102,12 +102,12 @@ def test_the_same_id_may_belong_to_two_users(owner: Caller, stranger: Caller, sq
 
 
 @pytest.fixture
-def unguarded(serve: Serve, migrated: URL) -> TestClient:
+def unguarded(serve: Serve, migrated: URL, route: Route) -> TestClient:
     """The service on a database whose row security somebody switched off."""
     sql = Sql(migrated)
     sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
     sql.close()
-    return serve(database_url=libpq(migrated))
+    return serve(database_url=libpq(route(migrated)))
 
 
 @pytest.mark.spec("tasks.isolation", "tasks.list.own")

@@ -1,0 +1,91 @@
+"""The PgBouncer of the tests: as strict as Neon's pooler, and gone when its run is."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import psycopg2
+import pytest
+from sqlalchemy import URL
+
+from tests.pooler import SERVER_CONNECTIONS, pooler
+from tests.stage import ROOT, Sql, libpq, new_database, require
+from tests.support import wait_until
+from tests.wire import START_UP
+from tools.postgres import Failure
+
+
+@pytest.mark.parametrize("options", ["-c search_path=public", "-c statement_timeout=1"])
+def test_options_are_refused(pooler_url: URL, options: str) -> None:
+    with pytest.raises(psycopg2.OperationalError, match="unsupported startup parameter"):
+        psycopg2.connect(libpq(pooler_url), options=options)
+
+
+@pytest.mark.parametrize("name", ["search_path", "extra_float_digits", "statement_timeout"])
+def test_start_up_parameters_are_refused(pooler_url: URL, name: str) -> None:
+    """libpq never sends them, other drivers do; so this start-up message is written by hand."""
+    words = ["user", str(pooler_url.username), "database", str(pooler_url.database), name, "1", ""]
+    body = START_UP.to_bytes(4, "big") + "\0".join(words).encode() + b"\0"
+    with socket.create_connection((str(pooler_url.host), pooler_url.port)) as line:
+        line.sendall((len(body) + 4).to_bytes(4, "big") + body)
+        assert f"unsupported startup parameter: {name}".encode() in line.recv(4096)
+
+
+def test_the_parameters_that_neon_follows_are_followed(
+    pooler_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    monkeypatch.setenv("PGDATESTYLE", "ISO, DMY")
+    sql = Sql(pooler_url.update_query_dict({"application_name": "x", "client_encoding": "LATIN1"}))
+    names = ["application_name", "client_encoding", "TimeZone", "DateStyle"]
+    found = [sql("SELECT current_setting(%s)", name)[0][0] for name in names]
+    sql.close()
+    assert found == ["x", "LATIN1", "Asia/Tokyo", "ISO, DMY"]
+
+
+def test_callers_share_fewer_connections_than_they_have(pooler_url: URL) -> None:
+    callers = [Sql(pooler_url) for _ in range(3 * SERVER_CONNECTIONS)]
+    backends = {caller("SELECT pg_backend_pid()")[0] for caller in callers}
+    for caller in callers:
+        caller.close()
+    assert len(backends) <= SERVER_CONNECTIONS
+
+
+def test_a_database_can_be_dropped_behind_it(server_url: URL, pooler_url: URL) -> None:
+    with new_database(server_url) as url:
+        caller = Sql(pooler_url.set(database=url.database))
+        assert caller("SELECT current_database()") == [(url.database,)]
+    caller.close()
+    sql = Sql(server_url)
+    assert sql("SELECT FROM pg_database WHERE datname = %s", url.database) == []
+    sql.close()
+
+
+def test_a_port_in_use_is_one_clear_line(server_url: URL) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(Failure, match=rf"\APgBouncer did not start on port {port}: .+\Z"),
+            pooler(require("pgbouncer"), server_url, port),
+        ):
+            raise AssertionError("it started")
+
+
+def test_it_ends_with_a_run_that_is_killed(server_url: URL) -> None:
+    script = (
+        "import signal, sys; from sqlalchemy import make_url; from tests.pooler import pooler\n"
+        "with pooler(sys.argv[1], make_url(sys.argv[2])) as url: print(url.port, flush=True); signal.pause()"
+    )
+    command = [sys.executable, "-c", script, require("pgbouncer"), libpq(server_url)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        port = int(run.stdout.readline())
+        assert listens(port)
+        run.send_signal(signal.SIGKILL)
+    wait_until(lambda: not listens(port), "PgBouncer goes on running")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
