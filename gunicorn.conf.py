@@ -5,6 +5,10 @@ Everything that differs from place to place comes from the environment, through
 """
 
 from pathlib import Path
+from signal import SIG_BLOCK, SIG_UNBLOCK, SIGTERM, pthread_sigmask
+
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
 
 from logs import GunicornLogger, configure
 from settings import Settings
@@ -30,3 +34,21 @@ graceful_timeout = 25
 
 # Otherwise gunicorn writes a socket under $HOME.
 control_socket_disable = True
+
+# Seconds between SIGTERM and the end of listening. gunicorn alone waits for any
+# time from none to one, and resets connections that it has not accepted by then,
+# with the requests that are already in them; and a router may send more until it
+# knows of the stop.
+_farewell = 1
+
+
+def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
+    """Keep a SIGTERM for later: a worker that is starting would lose it, and be killed at last."""
+    pthread_sigmask(SIG_BLOCK, {SIGTERM})
+
+
+def post_worker_init(worker: ASGIWorker) -> None:
+    """Heed SIGTERM once the loop runs, and then go on serving for a moment."""
+    loop = worker.loop
+    loop.add_signal_handler(SIGTERM, loop.call_later, _farewell, worker.handle_exit_signal)
+    loop.call_soon(pthread_sigmask, SIG_UNBLOCK, {SIGTERM})

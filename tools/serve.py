@@ -169,7 +169,7 @@ def _greet(environment: dict[str, str]) -> None:
 
 
 def end_with_parent() -> None:
-    """On Linux, stop gunicorn even when nobody is left to do it."""
+    """In a child on Linux: end with the parent, even when nobody is left to do it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

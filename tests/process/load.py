@@ -1,0 +1,115 @@
+"""Clients that send requests all the time, and remember what became of each.
+
+Some keep their connection, as a router does, the others open one for each request.
+Standard library clients, because they tell when a request has been written.
+"""
+
+import http.client
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from tests.support import SECRET, TASKS, wait_until
+from tools.tokens import mint
+
+PATIENCE = 30
+KEPT, NEW = 6, 4
+"""How many clients keep their connection, and how many do not."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request that was written in full; without a status it got no answer, or only a part of one."""
+
+    written_at: float
+    ended_at: float
+    status: int | None
+    task: str | None = None
+
+
+class Client:
+    """Creates a task and lists its tasks, in turn, until nobody listens any more or it is stopped."""
+
+    def __init__(self, port: int, keep: bool, stopped: threading.Event) -> None:
+        self.exchanges: list[Exchange] = []
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        self._keep = keep
+        self._stopped = stopped
+        self._headers = {
+            "Authorization": f"Bearer {mint(SECRET, f'client-{uuid.uuid4()}')}",
+            "Content-Type": "application/json",
+        }
+
+    def run(self) -> None:
+        with suppress(ConnectionRefusedError):
+            while not self._stopped.is_set():
+                self._send("POST", json.dumps({"title": "x"}))
+                self._send("GET", None)
+        self._connection.close()
+
+    def _send(self, method: str, body: str | None) -> None:
+        try:
+            if self._connection.sock is None:
+                self._connection.connect()
+            self._connection.request(method, TASKS, body, self._headers)
+        except ConnectionRefusedError:
+            raise
+        except OSError:
+            # Closed before the request was written: nothing was sent, a new connection will do.
+            self._connection.close()
+            return
+        self._receive(time.monotonic())
+
+    def _receive(self, written_at: float) -> None:
+        status, task = None, None
+        try:
+            response = self._connection.getresponse()
+            content = json.loads(response.read())
+            status = response.status
+            task = content["id"] if status == http.client.CREATED else None
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+        self.exchanges.append(Exchange(written_at, time.monotonic(), status, task))
+        if not self._keep:
+            self._connection.close()
+
+
+@dataclass
+class Load:
+    """The clients together."""
+
+    clients: list[Client]
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        return [exchange for client in self.clients for exchange in client.exchanges]
+
+    def wait_for_more(self, count: int = 5) -> None:
+        """Until every client has had so many answers more."""
+        goals = [(client, len(client.exchanges) + count) for client in self.clients]
+        wait_until(
+            lambda: all(len(client.exchanges) >= goal for client, goal in goals), "the clients get no answers"
+        )
+
+    def wait_for_the_end(self) -> None:
+        for thread in self.threads:
+            thread.join()
+
+
+@contextmanager
+def load(port: int) -> Iterator[Load]:
+    stopped = threading.Event()
+    clients = [Client(port, number < KEPT, stopped) for number in range(KEPT + NEW)]
+    running = Load(clients, [threading.Thread(target=client.run) for client in clients])
+    for thread in running.threads:
+        thread.start()
+    try:
+        yield running
+    finally:
+        stopped.set()
+        running.wait_for_the_end()

@@ -1,0 +1,227 @@
+"""The Procfile, run as a platform runs it: release, web, a stop under load, the next deploy.
+
+honcho reads the Procfile; the service comes to its database through a pooler.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+import db
+from tests.database.test_scope import OPERATIONS, Locked
+from tests.process.clone import NOT_CLONED
+from tests.process.load import load
+from tests.process.service import PATIENCE, Service, variables
+from tests.process.test_gunicorn import wait_until_refused
+from tests.stage import ROOT, Sql, libpq
+from tests.support import Caller, client_as, ok, wait_until
+from tools.serve import end_with_parent
+
+NEXT_REVISION = f"{int(db.SCHEMA_REVISION) + 1:04}"
+NEXT_MIGRATION = f'''
+"""What the next version adds."""
+
+from alembic import op
+
+revision = "{NEXT_REVISION}"
+down_revision = "{db.SCHEMA_REVISION}"
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE tasks ADD COLUMN archived_at timestamptz")
+    op.execute("CREATE INDEX ix_tasks_archived ON tasks (user_id, archived_at)")
+'''
+
+
+def postgres(url: URL) -> str:
+    """The URL as Heroku writes it."""
+    return libpq(url).replace("postgresql://", "postgres://", 1)
+
+
+@pytest.fixture
+def dyno(empty_database: URL, pooler_url: URL) -> dict[str, str]:
+    """The environment that a platform gives, with a new database."""
+    pooled = pooler_url.set(database=empty_database.database)
+    return variables(
+        pooled,
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        PYTHONUNBUFFERED="1",
+        DATABASE_URL=postgres(pooled),
+        DATABASE_URL_UNPOOLED=postgres(empty_database),
+        WEB_CONCURRENCY="2",
+        FORWARDED_ALLOW_IPS="*",
+        GUNICORN_CMD_ARGS="--access-logfile -",
+    )
+
+
+@pytest.fixture
+def sql(empty_database: URL) -> Iterator[Sql]:
+    connection = Sql(empty_database)
+    yield connection
+    connection.close()
+
+
+def honcho(process: str) -> list[str]:
+    """The repository's Procfile; honcho would add a developer's .env to the environment."""
+    options = ["-e", os.devnull, "-f", str(ROOT / "Procfile")]
+    return [sys.executable, "-m", "honcho", *options, "start", process]
+
+
+def release(dyno: dict[str, str], code: Path = ROOT) -> None:
+    done = subprocess.run(
+        honcho("release"), cwd=code, env=dyno, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Web(Service):
+    """The web process, which has a group of its own."""
+
+    @property
+    def group(self) -> int:
+        found = re.search(r"web\.1 started \(pid=(\d+)\)", self.output.read_text())
+        assert found, self.output.read_text()
+        return int(found[1])
+
+    def said(self, words: str) -> int:
+        """How often it said so in its log."""
+        return self.output.read_text().count(words)
+
+    def faults(self) -> list[str]:
+        """Lines that say more than that all went well, such as that a connection was cut off."""
+        lines = self.output.read_text().splitlines()
+        assert self.said("Shutting down: Master")
+        return [line for line in lines if "web.1  |" in line and '"level": "INFO"' not in line]
+
+    def signal(self, number: signal.Signals) -> None:
+        """As platforms do it: every process gets the signal."""
+        os.killpg(self.group, number)
+
+
+@contextmanager
+def web(dyno: dict[str, str], output: Path, *, ready: bool = True) -> Iterator[Web]:
+    with output.open("w") as log:
+        process = subprocess.Popen(
+            honcho("web"),
+            cwd=ROOT,
+            env=dyno,
+            stdout=log,
+            stderr=log,
+            preexec_fn=end_with_parent,  # noqa: PLW1509
+        )
+    service = Web(process, f"http://127.0.0.1:{dyno['PORT']}", output)
+    try:
+        if ready:
+            service.wait_for("/health/ready", 200)
+        yield service
+    finally:
+        service.client.close()
+        with suppress(ProcessLookupError):
+            service.signal(signal.SIGKILL)
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@pytest.mark.spec("process.stop", "schema.url")
+def test_a_stop_under_load_loses_no_request(
+    dyno: dict[str, str], empty_database: URL, sql: Sql, tmp_path: Path
+) -> None:
+    dyno["DB_STATEMENT_TIMEOUT"] = str(PATIENCE)
+    release(dyno)
+    with web(dyno, tmp_path / "output") as service, ThreadPoolExecutor() as threads:
+        slow = client_as(service.client, f"slow-{uuid.uuid4()}")
+        task = slow.create()["id"]
+        with Locked(empty_database, task) as lock, load(int(dyno["PORT"])) as clients:
+            change = threads.submit(slow.patch, task, {"title": "after"})
+            lock.wait_for_waiter(sql)
+            clients.wait_for_more()
+            stopped_at = time.monotonic()
+            service.signal(signal.SIGTERM)
+            wait_until_refused(int(dyno["PORT"]))
+            lock.release()
+            clients.wait_for_the_end()
+        assert ok(change.result())["title"] == "after"
+        service.process.wait(PATIENCE)
+        assert service.faults() == []
+
+    in_flight = [each for each in clients.exchanges if each.written_at < stopped_at < each.ended_at]
+    unanswered = [each for each in clients.exchanges if each.status is None]
+    assert in_flight
+    # One that is sent to a process that ends may get no answer, never half a one or a fault.
+    assert [each for each in unanswered if each.written_at < stopped_at] == []
+    assert {each.status for each in clients.exchanges if each not in unanswered} == {200, 201}
+    created = {each.task for each in clients.exchanges if each.task}
+    assert created <= {row[0] for row in sql("SELECT id::text FROM tasks")}
+
+
+@pytest.fixture
+def next_version(tmp_path: Path) -> Path:
+    """The code with one migration more."""
+    code = tmp_path / "next"
+    shutil.copytree(ROOT, code, ignore=lambda _, names: NOT_CLONED & set(names))
+    (code / "migrations/versions" / f"{NEXT_REVISION}_next.py").write_text(NEXT_MIGRATION)
+    return code
+
+
+@pytest.mark.spec("schema.revision")
+def test_the_next_release_runs_while_this_version_serves(
+    dyno: dict[str, str], sql: Sql, next_version: Path, tmp_path: Path
+) -> None:
+    release(dyno)
+    with web(dyno, tmp_path / "output") as service:
+        with load(int(dyno["PORT"])) as clients:
+            clients.wait_for_more()
+            release(dyno, next_version)
+            assert sql("SELECT version_num FROM alembic_version") == [(NEXT_REVISION,)]
+            clients.wait_for_more()
+        # A statement that waited longer than DB_STATEMENT_TIMEOUT would have got 503.
+        assert {each.status for each in clients.exchanges} == {200, 201}
+        service.wait_for("/health/ready", 200)
+        assert_every_operation_works(client_as(service.client, f"later-{uuid.uuid4()}"))
+
+
+def assert_every_operation_works(caller: Caller) -> None:
+    task = caller.create()["id"]
+    answers = {name: operation(caller, task).status_code for name, operation in OPERATIONS.items()}
+    assert answers == {"list": 200, "create": 201, "get": 200, "replace": 200, "update": 200, "delete": 204}
+
+
+@pytest.mark.spec("schema.migrations.owner")
+def test_a_release_that_knows_only_the_pooler_works_too(dyno: dict[str, str], sql: Sql) -> None:
+    del dyno["DATABASE_URL_UNPOOLED"]
+    release(dyno)
+    assert sql("SELECT version_num FROM alembic_version") == [(db.SCHEMA_REVISION,)]
+
+
+def test_an_interrupted_run_leaves_no_web_process_behind(dyno: dict[str, str], tmp_path: Path) -> None:
+    release(dyno)
+    with web(dyno, tmp_path / "output") as service:
+        group = service.group
+        service.client.close()
+        service.process.terminate()
+        wait_until_refused(int(dyno["PORT"]))
+        service.process.wait(PATIENCE)
+        wait_until(lambda: not Path(f"/proc/{group}").exists(), "gunicorn goes on running")
+
+
+@pytest.mark.spec("process.stop")
+def test_a_worker_that_is_starting_heeds_the_stop(dyno: dict[str, str], tmp_path: Path) -> None:
+    release(dyno)
+    with web(dyno, tmp_path / "output", ready=False) as service:
+        wait_until(lambda: service.said("Booting worker") == 2, "no worker starts")
+        service.signal(signal.SIGTERM)
+        service.process.wait(PATIENCE)
+        # One that is killed in the end says nothing.
+        assert service.said("Worker exiting") == 2
