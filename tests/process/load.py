@@ -36,6 +36,7 @@ class Client:
 
     def __init__(self, port: int, keep: bool, stopped: threading.Event) -> None:
         self.exchanges: list[Exchange] = []
+        self.waiting = False
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         self._keep = keep
         self._stopped = stopped
@@ -66,6 +67,7 @@ class Client:
 
     def _receive(self, written_at: float) -> None:
         status, task = None, None
+        self.waiting = True
         try:
             response = self._connection.getresponse()
             content = json.loads(response.read())
@@ -73,6 +75,7 @@ class Client:
             task = content["id"] if status == http.client.CREATED else None
         except (OSError, http.client.HTTPException):
             self._connection.close()
+        self.waiting = False
         self.exchanges.append(Exchange(written_at, time.monotonic(), status, task))
         if not self._keep:
             self._connection.close()
@@ -95,6 +98,10 @@ class Load:
         wait_until(
             lambda: all(len(client.exchanges) >= goal for client, goal in goals), "the clients get no answers"
         )
+
+    def wait_until_all_wait(self) -> None:
+        """Until every client has written a request to which there is no answer yet."""
+        wait_until(lambda: all(client.waiting for client in self.clients), "the clients get answers")
 
     def wait_for_the_end(self) -> None:
         for thread in self.threads:
