@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.clone import PATIENCE, one_line, running_in, variables, wait_until_gone
+from tests.process.clone import PATIENCE, one_line, run, running_in, variables, wait_until_gone
 from tests.support import wait_until
 from tools.postgres import TEMPORARY, UNPRIVILEGED_USER
 
@@ -106,3 +106,13 @@ def test_bad_input_is_one_clear_line(clone: Path) -> None:
     for budget in ("soon", "-1", "1.5", "0"):
         assert one_line(clone, "tests.fuzz.live", BUDGET=budget).startswith("BUDGET is a number of seconds")
     assert one_line(clone, "tests.faults", ONLY="no such fault").startswith("No fault has this in its name")
+
+
+@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
+def test_a_skipped_test_has_failed_in_ci(clone: Path, ci: str, status: int) -> None:
+    (clone / "tests/test_absent.py").write_text(
+        "from tests.stage import require\n\n\ndef test_it() -> None:\n    require('no-such-program')\n"
+    )
+    ended = run(clone, "pytest", "-q", "tests/test_absent.py", CI=ci)
+    assert ended.returncode == status
+    assert "needs no-such-program: install it" in ended.stdout
