@@ -46,10 +46,9 @@ def server(directory: Path, *, durable: bool) -> Iterator[URL]:
     with _only_run(home):
         cluster = _Cluster(home)
         cluster.create()
-        cluster.stop()
-        url = cluster.start(durable)
+        cluster.stop_left_behind()
         try:
-            yield url
+            yield cluster.start(durable)
         finally:
             cluster.stop()
 
@@ -73,7 +72,7 @@ def _end_abandoned() -> None:
             ours = home.parent.stat().st_uid == os.geteuid()
             if ours and (home / "data" / "postmaster.pid").exists():
                 with _only_run(home):
-                    _Cluster(home).stop()
+                    _Cluster(home).stop_left_behind()
                     shutil.rmtree(home.parent)
 
 
@@ -81,6 +80,7 @@ class _Cluster:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._data = home / "data"
+        self._pid_file = self._data / "postmaster.pid"
         self._log = home / "log"
         self._password_file = home / "password"
         package = _package()
@@ -123,13 +123,20 @@ class _Cluster:
         return self._url(port)
 
     def stop(self) -> None:
-        """Stop the server, if one runs.
+        """Stop the server that was started here, if it got so far."""
+        if self._pid_file.exists():
+            self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data), check=False)
 
-        pg_ctl signals whatever process has the number in postmaster.pid, which
-        after a crash of the machine may be anybody's: so it is asked first.
+    def stop_left_behind(self) -> None:
+        """Stop the server of an earlier run, if it still runs.
+
+        pg_ctl signals whatever process has the number in the pid file, which
+        after a crash of the machine may be anybody's: so it is asked first. A
+        file that is left would then keep the next server from starting.
         """
         if self._answers():
-            self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data), check=False)
+            self.stop()
+        self._pid_file.unlink(missing_ok=True)
 
     def _url(self, port: int) -> URL:
         return URL.create(
@@ -139,7 +146,7 @@ class _Cluster:
     def _answers(self) -> bool:
         """Whether the server that runs where postmaster.pid says is the one of these data."""
         try:
-            port = int((self._data / "postmaster.pid").read_text().splitlines()[3])
+            port = int(self._pid_file.read_text().splitlines()[3])
             url = self._url(port).render_as_string(hide_password=False)
             with contextlib.closing(psycopg2.connect(url, connect_timeout=5)) as connection:
                 cursor = connection.cursor()
