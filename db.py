@@ -1,6 +1,7 @@
 """The engine, the connections, and the scope in which every statement runs.
 
     PoolExhausted     no connection within the time a request may wait
+    Unanswered        no answer from the database within the time it may take
     NotReady          the database is absent, or not fit to serve from
 
 One database round trip per request: psycopg2 speaks the simple query protocol,
@@ -53,12 +54,19 @@ _READINESS = text(
     " (SELECT version_num FROM alembic_version) AS revision"
 )
 
+GRACE_SECONDS = 1.0
+"""How much longer than its server a request waits: a full pooler holds statements back unseen."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class PoolExhausted(Exception):
     """Every connection stayed busy for as long as a request may wait."""
+
+
+class Unanswered(Exception):
+    """The database did not answer in time; whether it made a change is not known."""
 
 
 class NotReady(Exception):
@@ -132,6 +140,7 @@ class Database:
         self._slots = asyncio.Semaphore(settings.db_pool_size)
         self._patience = settings.db_pool_timeout
         self._timeout = str(round(settings.db_statement_timeout * 1000))
+        self._deadline = settings.db_connect_timeout + settings.db_statement_timeout + GRACE_SECONDS
         self._lane = _Lane()
         self._connections: set[Connection] = set()
         self._readiness = asyncio.Lock()
@@ -152,8 +161,8 @@ class Database:
         when this returns. Work that has begun is finished even when the caller
         goes away, and holds its slot until then.
 
-        Raises PoolExhausted when no connection came free in time, and whatever
-        `work` raises.
+        Raises PoolExhausted when no connection came free in time, Unanswered when
+        the work took longer than it may, and whatever `work` raises.
         """
         await self._take_slot()
 
@@ -162,7 +171,11 @@ class Database:
 
         future = asyncio.get_running_loop().run_in_executor(self._threads, self._call, user_id, call)
         future.add_done_callback(self._return_slot)
-        return await asyncio.shield(future)
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            raise Unanswered from None
 
     async def check_ready(self) -> None:
         """Raise NotReady unless the database can be served from; see health.ready.
@@ -253,6 +266,8 @@ class Database:
             )
         except PoolExhausted:
             return "The database is overloaded."
+        except Unanswered:
+            return "The database does not answer."
         if revision is None or revision < SCHEMA_REVISION:
             return "The schema is not migrated."
         if role != ROLE or not guarded:

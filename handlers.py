@@ -16,7 +16,7 @@ from starlette.routing import compile_path
 
 import logs
 import problems
-from db import NotReady, PoolExhausted
+from db import NotReady, PoolExhausted, Unanswered
 from problems import ProblemError, ProblemItem
 from services.tasks import TaskNotFound
 
@@ -94,6 +94,11 @@ async def _overloaded(request: Request, error: Exception) -> Response:
     return _answer(request, problems.unavailable("All database connections are busy."))
 
 
+async def _unanswered(request: Request, error: Exception) -> Response:
+    log.warning("database unanswered", extra={"request_id": request.state.request_id})
+    return _answer(request, problems.unavailable("The database did not answer in time."))
+
+
 async def _database(request: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
     answer = problems.from_database(error)
@@ -113,5 +118,6 @@ _HANDLERS = {
     ClientDisconnect: _gone,
     NotReady: _not_ready,
     PoolExhausted: _overloaded,
+    Unanswered: _unanswered,
     DBAPIError: _database,
 }

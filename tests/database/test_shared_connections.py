@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
+from tests.conftest import Serve
 from tests.database.test_scope import Locked
 from tests.factories import full_task
 from tests.pooler import SERVER_CONNECTIONS
 from tests.process.service import running, variables
-from tests.stage import Sql
-from tests.support import TASKS, Caller, assert_problem, client_as, ok, places
+from tests.stage import Sql, libpq
+from tests.support import TASKS, Caller, assert_problem, client_as, ok, places, wait_until
 
 USERS = 20
 ROUNDS = 5
@@ -177,3 +178,21 @@ def test_nothing_passes_from_one_user_to_the_next(migrated: URL, pooler_url: URL
         with watching(migrated, pooled) as left_behind, ThreadPoolExecutor(USERS) as threads:
             list(threads.map(use, range(USERS)))
         assert left_behind == []
+
+
+@pytest.mark.spec("problems.deadline")
+def test_a_full_pooler_keeps_nobody_waiting(serve: Serve, migrated: URL, pooler_url: URL) -> None:
+    pooled = pooler_url.set(database=migrated.database)
+    client = serve(database_url=libpq(pooled), db_pool_size=1, db_connect_timeout=1, db_statement_timeout=1)
+    owner = client_as(client, "owner")
+    task = owner.create()
+    others = [caller(pooled) for _ in range(SERVER_CONNECTIONS)]
+    for other in others:
+        other("BEGIN")
+    response = owner.get()
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+    for other in others:
+        other.close()
+    wait_until(lambda: owner.get().status_code == 200, "it does not recover")
+    assert owner.ids() == [task["id"]]
