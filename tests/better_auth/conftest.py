@@ -7,9 +7,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.better_auth.server import BetterAuth, Person, better_auth
-from tests.conftest import Serve
+from tests.conftest import Route, Serve
 
 SET_UPS = ("eddsa", "es256", "hs256")
+
+
+@pytest.fixture(scope="session")
+def route() -> Route:
+    """Tokens are the same however the database is reached."""
+    return lambda url: url
 
 
 @pytest.fixture(scope="session")

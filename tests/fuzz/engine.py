@@ -32,7 +32,7 @@ from tests.fuzz.world import Worker, World
 from tests.stage import ROOT, make_settings
 
 CONTRACT = ROOT / "specs/openapi.json"
-EXAMPLES = 40
+EXAMPLES = 25
 """Inputs for each operation and phase: enough for every fault in tests/faults to show."""
 
 

@@ -76,30 +76,17 @@ def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -
         }
         found = httpx2.get(f"{base_url}{created.headers['location']}", headers=authorization)
         assert (found.status_code, found.json()) == (200, created.json())
-        process.terminate()
+        process.send_signal(signal.SIGHUP)
         assert process.wait(PATIENCE) == 0
     wait_until_gone(clone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_no_web_process_outlives_its_make_run(clone: Path, number: signal.Signals) -> None:
+def test_a_killed_run_leaves_no_web_process_and_a_server_that_the_next_one_stops(clone: Path) -> None:
     with make_run(clone) as process:
-        url = printed_curl(process)[2]
-        process.send_signal(number)
-        process.wait(PATIENCE)
-        wait_until_refused(urlsplit(url).port or 0)
-    with make_run(clone) as process:
-        printed_curl(process)
-        process.terminate()
-        process.wait(PATIENCE)
-    wait_until_gone(clone)
-
-
-def test_a_server_that_was_left_behind_is_stopped_first(clone: Path) -> None:
-    with make_run(clone) as process:
-        created = follow(printed_curl(process))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        curl = printed_curl(process)
+        created = follow(curl)
+        process.kill()
+        wait_until_refused(urlsplit(curl[2]).port or 0)
     assert running_in(clone)
     with make_run(clone) as process:
         curl = printed_curl(process)
@@ -153,7 +140,7 @@ def test_two_runs_on_the_same_data_are_one_clear_line(clone: Path) -> None:
         printed_curl(process)
         assert one_line(clone, "tools.serve", PORT=str(free_port())).startswith("Another run is using ")
         process.terminate()
-        process.wait(PATIENCE)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_an_old_python_is_one_clear_line(clone: Path) -> None:
