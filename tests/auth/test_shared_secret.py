@@ -136,14 +136,14 @@ def test_it_is_accepted_until_shortly_after_its_expiry(client: TestClient, secon
 
 
 @pytest.mark.spec("auth.exp")
-@pytest.mark.parametrize("seconds", [-31, -3600, -NOW])
+@pytest.mark.parametrize("seconds", [-31, -3600, -1_700_000_000])
 def test_it_is_refused_after_that(client: TestClient, seconds: int) -> None:
     assert_token_refused(client, with_claims(exp=int(time.time()) + seconds), "The token has expired")
 
 
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize(
-    "expiry", [str(NOW + 3600), True, 1e300, 10**30, 253_402_300_800, [NOW + 3600], {}, "", "soon"]
+    "expiry", ["4102444800", True, 1e300, 10**30, 253_402_300_800, [4_102_444_800], {}, "", "soon"]
 )
 def test_an_expiry_that_is_no_time_is_refused(client: TestClient, expiry: object) -> None:
     assert ask(client, with_claims(exp=expiry)) == 401
