@@ -1,9 +1,12 @@
 """The PgBouncer of the tests: as strict as Neon's pooler, and gone when its run is."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -78,7 +81,14 @@ def test_it_ends_with_a_run_that_is_killed(server_url: URL) -> None:
         "with pooler(sys.argv[1], make_url(sys.argv[2])) as url: print(url.port, flush=True); signal.pause()"
     )
     command = [sys.executable, "-c", script, require("pgbouncer"), libpq(server_url)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "TMPDIR": folder}, stdout=subprocess.PIPE, text=True
+        ) as run,
+    ):
+        # The user who runs it must be able to pass.
+        Path(folder).chmod(0o755)
         assert run.stdout is not None
         port = int(run.stdout.readline())
         assert listens(port)

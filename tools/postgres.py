@@ -70,7 +70,7 @@ def _end_abandoned() -> None:
         # Another run may be ending, and its files vanish.
         with contextlib.suppress(Failure, FileNotFoundError):
             ours = home.parent.stat().st_uid == os.geteuid()
-            if ours and (home / "data" / "postmaster.pid").exists():
+            if ours and (home / "lock").exists():
                 with _only_run(home):
                     _Cluster(home).stop_left_behind()
                     shutil.rmtree(home.parent)

@@ -11,11 +11,16 @@ from tests.stage import ROOT, libpq
 QUICK = {
     "get: ownership filter dropped": "isolation",
     "the signature is not verified": "authentication",
-    "CORS is missing on errors": "shape",
+    "CORS is missing on errors": "isolation",
     "the version is not raised": "effects",
     "the commit is left out": "effects",
+    "the last page has a next link": "effects",
+    "DELETE deletes all tasks of the user": "effects",
+    "deleted tasks can be read": "durability",
+    "a token in the log": "shape",
+    "an error repeats the body": "shape",
 }
-"""Which check catches them: they fall to one of the first requests."""
+"""Which check catches them: at least one for each thing that our checks look at."""
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -36,11 +41,6 @@ def test_a_fault_whose_line_is_gone_is_not_planted() -> None:
 
 
 @pytest.mark.parametrize(("name", "check"), QUICK.items())
-def test_the_contract_fuzz_catches_it(
-    name: str, check: str, server_url: URL, database_url: URL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the tests' own server, on which the migrations have run before: two would collide over the role."""
-    monkeypatch.setenv("TEST_DATABASE_URL", libpq(server_url))
-    outcome = by_contract_fuzz(name)
-    assert outcome.caught_by == check
-    assert outcome.calls < 500
+def test_the_contract_fuzz_catches_it(name: str, check: str, server_url: URL, database_url: URL) -> None:
+    """On the tests' own server, on which the migrations have run: there they make no role."""
+    assert by_contract_fuzz(name, libpq(server_url)).caught_by == check

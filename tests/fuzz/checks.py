@@ -29,6 +29,8 @@ from tests.fuzz.pages import wrong_pages
 from tests.fuzz.world import World, task_in
 from tests.support import TASKS
 
+OURS = ("isolation", "authentication", "shape", "effects", "durability")
+EVIL = "https://evil.example.com"
 SOME_BODY = b'{"title": "Mine now"}'
 
 _world: World
@@ -46,12 +48,12 @@ def begin(world: World) -> None:
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], **kwargs: object) -> None:
-    _world.snapshots[case.id] = [_world.snapshot(case.formatted_path)]
+    _world.snapshots[case.id] = [_world.snapshot(task_in(case.formatted_path))]
 
 
 @schemathesis.hook
 def after_call(context: HookContext, case: Case[Any], response: Response) -> None:
-    _world.snapshots[case.id].append(_world.snapshot(case.formatted_path))
+    _world.snapshots[case.id].append(_world.snapshot(_task(response)))
 
 
 @schemathesis.check
@@ -63,12 +65,12 @@ def isolation(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """
     if not _is_success_of_owner(response):
         return
-    _world.uses["isolation"] += 1
-    before = _world.mark(_world.owner)
+    before = _world.mark(of=_world.owner)
     with next(_walls)():
         _fail_on(_attack(response))
     _expect(not _world.rows_past_row_security(), "row security shows a stranger the owner's rows")
-    _expect(_world.mark(_world.owner) == before, "a stranger changed what the owner has")
+    _expect(_world.mark(of=_world.owner) == before, "a stranger changed what the owner has")
+    _world.uses["isolation"] += 1
 
 
 def _attack(response: Response) -> Iterator[str]:
@@ -86,7 +88,7 @@ def _attack(response: Response) -> Iterator[str]:
 
 def _steal(task: uuid.UUID, bodies: Mapping[str, bytes | None]) -> Iterator[str]:
     for method, body in bodies.items():
-        mine = _world.send(method, f"{TASKS}/{task}", _world.stranger.token, body)
+        mine = _checked(_world.send(method, f"{TASKS}/{task}", _world.stranger.token, body))
         if _without_id(mine) != _nobodys(method):
             yield f"a stranger's {method} tells the owner's task from one that never existed"
         if mine.status_code != 404:
@@ -101,14 +103,14 @@ def _nobodys(method: str) -> tuple[object, ...]:
 
 
 def _create_alike(body: bytes | None) -> Iterator[str]:
-    mine = _world.send("POST", TASKS, _world.stranger.token, body)
+    mine = _checked(_world.send("POST", TASKS, _world.stranger.token, body))
     if mine.json().get("user_id") != _world.stranger.id:
         yield "the body that made a task for the owner does not make one for a stranger"
 
 
 def _look_into(response: Response) -> Iterator[str]:
     """A list, as a stranger sees it: with the owner's query, and with the owner's cursor."""
-    seen = _world.send("GET", response.request.path_url, _world.stranger.token)
+    seen = _checked(_world.send("GET", response.request.path_url, _world.stranger.token))
     owners = [_world.owner.id, *(task["id"] for task in response.json())]
     if seen.status_code == 200 and any(name in f"{seen.headers}{seen.text}" for name in owners):
         yield "a stranger's list has something of the owner's"
@@ -123,7 +125,6 @@ def authentication(ctx: CheckContext, response: Response, case: Case[Any]) -> No
     """Every success of the owner is replayed with a bad token, each kind in turn."""
     if not _is_success_of_owner(response):
         return
-    _world.uses["authentication"] += 1
     kind, token = next(_bad_tokens)
     before = _world.mark()
     request = response.request
@@ -132,29 +133,57 @@ def authentication(ctx: CheckContext, response: Response, case: Case[Any]) -> No
     challenge = answer.headers.get("WWW-Authenticate", "")
     good = challenge == "Bearer" if token is None else shapes.INVALID_TOKEN.fullmatch(challenge)
     _expect(good, f"{kind} is answered with the challenge {challenge!r}")
-    _expect(_world.mark() == before, f"{kind} changed something")
+    _fail_on(_overreach(request))
+    _expect(_world.mark() == before, f"{kind}, or one with too small a scope, changed something")
+    _world.uses["authentication"] += 1
+
+
+def _overreach(request: PreparedRequest) -> Iterator[str]:
+    """The owner's own request, with a token whose scope is for the other kind of operation."""
+    limited, needed = (
+        (_world.writer, "tasks:read") if request.method == "GET" else (_world.reader, "tasks:write")
+    )
+    answer = _world.send(str(request.method), request.path_url, limited.token, _body(request))
+    challenge = answer.headers.get("WWW-Authenticate", "")
+    if answer.status_code != 403 or f'scope="{needed}"' not in challenge:
+        yield f"a token without {needed} got {answer.status_code} and {challenge!r}"
 
 
 @schemathesis.check
 def shape(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """Headers and problems are as the specification says, and nothing leaves that must not."""
-    _world.uses["shape"] += 1
     _fail_on(shapes.wrong_headers(response))
     _fail_on(shapes.wrong_problem(response))
     _fail_on(shapes.wrong_timestamps(response))
     _fail_on(shapes.told(response, _world.secrets()))
     _fail_on(shapes.logged(response.request, _world.new_log(), _world.secrets()))
+    if response.status_code < 300 and response.request.body:
+        _fail_on(_cut_short(response.request))
+    if response.request.method == "GET" and response.status_code < 300:
+        elsewhere = _world.send("GET", response.request.path_url, _world.owner.token, Origin=EVIL)
+        _expect("Access-Control-Allow-Origin" not in elsewhere.headers, "any origin may read")
+    _world.uses["shape"] += 1
+
+
+def _cut_short(request: PreparedRequest) -> Iterator[str]:
+    """The same request with a body that is no JSON any more."""
+    body = (_body(request) or b"").rstrip()[:-1]
+    answer = Response.from_any(_world.send(str(request.method), request.path_url, _world.owner.token, body))
+    if answer.status_code != 400:
+        yield f"a body that was cut short got {answer.status_code}"
+    yield from shapes.wrong_problem(answer)
+    yield from shapes.told(answer, _world.secrets())
 
 
 @schemathesis.check
 def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """What is stored is what the owner asked for; what was refused changed nothing."""
+    """What is stored is what the owner asked for, and nothing else is touched."""
     before, after = _world.snapshots[case.id]
+    _expect(before.rest == after.rest, "something changed that the request is not about")
     if response.status_code >= 400 or response.request.method in {"GET", "HEAD"}:
-        _expect(before.mark == after.mark, "a request that must not change anything did")
+        _expect(before.task == after.task, "a request that must not change anything did")
     if not _world.is_from_owner(response.request):
         return
-    _world.uses["effects"] += 1
     if response.status_code < 300:
         _expect(
             shapes.takes_query(case, response.request), "an unknown query parameter, or one twice, is taken"
@@ -165,6 +194,7 @@ def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
         _fail_on(_wrong_effect(response, before.task, after.task))
     if case.operation.label == f"GET {TASKS}" and response.status_code in {200, 400}:
         _fail_on(wrong_pages(_world, response.request.path_url))
+    _world.uses["effects"] += 1
 
 
 def _wrong_effect(
@@ -184,8 +214,10 @@ def durability(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     task = _task(response)
     if not _is_success_of_owner(response) or task is None:
         return
+    name = uuid.uuid4().hex
+    read = _world.send("GET", _path(response, task), _world.owner.token, **{"X-Request-ID": name})
+    _expect(read.headers.get("X-Request-ID") == name, "the request's own id is not kept")
     _world.uses["durability"] += 1
-    read = _world.send("GET", _path(response, task), _world.owner.token)
     if response.status_code == 204:
         _expect(read.status_code == 404, "another worker still has the deleted task")
         return
@@ -193,6 +225,23 @@ def durability(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     _expect(read.json() == response.json(), "another worker reads something else")
     stored = oracle.comparable(_stored(response))
     _expect(oracle.comparable(response.json()) == stored, "something else is stored than was answered")
+
+
+def _checked(answer: Answer) -> Answer:
+    """A replayed answer is one that somebody gets, too."""
+    response = Response.from_any(answer)
+    _fail_on(shapes.wrong_headers(response))
+    _fail_on(shapes.wrong_problem(response))
+    return answer
+
+
+@schemathesis.check
+class AllLooked:  # Schemathesis shows the name of the class.
+    """A run in which a check never had anything to look at has proven nothing."""
+
+    def after_run(self, ctx: CheckContext) -> None:
+        idle = [name for name in OURS if not _world.uses[name]]
+        _expect(not idle, f"these checks never had anything to look at: {', '.join(idle)}")
 
 
 def _path(response: Response, task: uuid.UUID) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from tests.fuzz.world import Row
 
@@ -44,6 +45,8 @@ def created(after: Row, sent: Fields, owner: str) -> Iterator[str]:
     after = comparable(after)
     expected = {**DEFAULTS, **_as_kept(sent), "user_id": owner, "version": 1, "deleted_at": None}
     yield from _differences(expected, after)
+    if UUID(after["id"]).version != 7:
+        yield "the id is no UUIDv7"
     if after["updated_at"] != after["created_at"]:
         yield "updated_at of a new task is not its created_at"
     yield from _wrong_completion(None, after)
@@ -85,6 +88,8 @@ def _wrong_completion(before: Row | None, after: Row) -> Iterator[str]:
         yield "completed_at does not agree with completed"
     if before and before["completed"] and after["completed"]:
         yield from _differences({"completed_at": before["completed_at"]}, after)
+    elif before and after["completed"] and after["completed_at"] <= before["updated_at"]:
+        yield "completed_at is not the time of the change"
 
 
 def _differences(expected: Fields, found: Fields) -> Iterator[str]:

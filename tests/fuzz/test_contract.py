@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import Route
+from tests.fuzz.checks import OURS
 from tests.fuzz.engine import fuzz
 
 PHASES = {"examples", "coverage", "fuzzing", "stateful"}
-OURS = {"isolation", "authentication", "shape", "effects", "durability"}
 
 
 @pytest.mark.spec("contract.openapi", "contract.statuses", "tasks.isolation", "auth.bearer", "tasks.durable")

@@ -63,10 +63,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the database held at one moment: the owner's task in question, and a mark of everything."""
+    """What the database held at one moment: the owner's task in question, and a mark of all the rest."""
 
     task: Row | None
-    mark: str
+    rest: str
 
 
 @dataclass
@@ -83,6 +83,9 @@ class World:
     stranger: User = field(init=False)
     refused: dict[str, str | None] = field(init=False)
     """Tokens that must not open anything, each of them nearly good, by what is wrong."""
+    reader: User = field(init=False)
+    writer: User = field(init=False)
+    """The owner again, with tokens that are limited to one scope."""
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
     """Before and after each call, by the id of its case."""
     uses: Counter[str] = field(default_factory=Counter)
@@ -95,6 +98,10 @@ class World:
             for name in ("fuzz-owner", "fuzz-stranger")
         )
         self.refused = refused_tokens(self.secret, self.owner, self.began)
+        self.reader, self.writer = (
+            User(self.owner.id, mint(self.secret, self.owner.id, scope=scope, exp=self.began + DAY))
+            for scope in ("tasks:read", "tasks:write")
+        )
         self._sql = Sql(self.database)
         # A service that keeps a row locked after its answer must not stop the run.
         self._sql(f"SET lock_timeout = '{LOCK_SECONDS}s'")
@@ -132,16 +139,22 @@ class World:
         found = self.query(statement, self.owner.id, str(task))
         return found[0][0] if found else None
 
-    def mark(self, user: User | None = None) -> str:
-        """Differs after every write to a row, of this user or of anybody: xmin is its transaction."""
-        statement = (
-            "SELECT count(*), sum(xmin::text::bigint) FROM tasks WHERE user_id = coalesce(%s, user_id)"
-        )
-        return str(self.query(statement, user and user.id))
+    def mark(self, *, of: User | None = None, but: UUID | None = None) -> str:
+        """Differs after every write to a row, of this user or of anybody: xmin is its transaction.
 
-    def snapshot(self, path: str) -> Snapshot:
-        task = task_in(path)
-        return Snapshot(self.row(task) if task else None, self.mark())
+        But for the owner's task `but`, whose row is not looked at.
+        """
+        found = self.query(
+            "SELECT count(*), sum(xmin::text::bigint) FROM tasks"
+            " WHERE user_id = coalesce(%s, user_id) AND (user_id, id::text) <> (%s, coalesce(%s, ''))",
+            of and of.id,
+            self.owner.id,
+            but and str(but),
+        )
+        return str(found)
+
+    def snapshot(self, task: UUID | None) -> Snapshot:
+        return Snapshot(self.row(task) if task else None, self.mark(but=task))
 
     @contextmanager
     def without_row_security(self) -> Iterator[None]:
@@ -172,9 +185,10 @@ class World:
 
     def secrets(self) -> list[str]:
         """What must never leave the service."""
-        tokens = [self.owner.token, self.stranger.token, *filter(None, self.refused.values())]
+        users = (self.owner, self.stranger, self.reader, self.writer)
+        tokens = [*(user.token for user in users), *filter(None, self.refused.values())]
         signatures = (token.rpartition(".")[2] for token in tokens)
-        return [self.secret, str(self.database.password), *filter(None, signatures)]
+        return [*filter(None, (self.secret, self.database.password, *signatures))]
 
 
 def refused_tokens(secret: str, owner: User, now: int) -> dict[str, str | None]:
@@ -182,6 +196,8 @@ def refused_tokens(secret: str, owner: User, now: int) -> dict[str, str | None]:
     claims = {**bare, "sub": owner.id}
     return {
         "no token": None,
+        "a token without exp": jwt.encode({"sub": owner.id}, secret),
+        "a token of tomorrow": mint(secret, owner.id, nbf=now + DAY, exp=now + 2 * DAY),
         "a truncated token": owner.token[:-4],
         "a re-signed token": mint("another secret that nobody knows", owner.id),
         "an expired token": mint(secret, owner.id, iat=now - 7200, exp=now - 3600),

@@ -262,6 +262,14 @@ def test_nothing_of_a_body_is_repeated(owner: Caller, body: object) -> None:
     assert "mark" not in response.text + str(response.headers)
 
 
+@pytest.mark.spec("problems.no-echo", "http.malformed")
+@pytest.mark.parametrize("body", [b'{"title": "mark', b"mark", b'{"mark": 1, "mark": 2}', b"\xffmark"])
+def test_nothing_of_a_malformed_body_is_repeated(owner: Caller, body: bytes) -> None:
+    response = owner.request("POST", TASKS, content=body, headers={"Content-Type": "application/json"})
+    assert_problem(response, 400, "malformed-body")
+    assert "mark" not in response.text + str(response.headers)
+
+
 @pytest.mark.spec("problems.no-echo")
 def test_nothing_of_a_path_or_query_is_repeated(owner: Caller) -> None:
     for path in (

@@ -1,5 +1,7 @@
 """What the tests of the process share."""
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,10 @@ from tests.process.clone import copy_to
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """The project as it is when it is fresh: no secret, no data."""
-    return copy_to(tmp_path)
+def clone() -> Iterator[Path]:
+    """The project as it is when it is fresh: no secret, no data.
+
+    Not in pytest's own folder, which each run closes to other users.
+    """
+    with tempfile.TemporaryDirectory(prefix="tasks-api-clone-", ignore_cleanup_errors=True) as folder:
+        yield copy_to(Path(folder))

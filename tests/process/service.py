@@ -15,6 +15,7 @@ from sqlalchemy import URL
 from tests.stage import NO_LIMIT, ROOT, libpq
 from tests.support import SECRET
 from tools.postgres import free_port
+from tools.serve import end_with_parent
 
 PATIENCE = 30
 
@@ -67,7 +68,14 @@ def variables(url: URL, **changes: str) -> dict[str, str]:
 def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
     command = [sys.executable, "-m", "gunicorn", "main:app"]
     with output.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            preexec_fn=end_with_parent,  # noqa: PLW1509
+        )
     service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)
     try:
         service.wait_for("/health/live", 200)

@@ -160,7 +160,9 @@ def test_nothing_secret_is_logged(database_url: URL, output: Path, sql: Sql) -> 
             client.get(TASKS, headers={"Cookie": "session=mark-cookie"})
             sql("ALTER TABLE tasks ADD CONSTRAINT broken CHECK (title <> 'mark-broken') NOT VALID")
             try:
-                assert client.post(TASKS, headers=good, json={"title": "mark-broken"}).status_code == 500
+                broken = client.post(TASKS, headers=good, json={"title": "mark-broken"})
+                assert broken.status_code == 500
+                assert broken.json()["detail"] == "Something went wrong that nobody foresaw."
             finally:
                 sql("ALTER TABLE tasks DROP CONSTRAINT broken")
         client.get(TASKS, headers=good)
