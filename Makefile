@@ -23,14 +23,17 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 run: $(INSTALLED) ## serve on 127.0.0.1:8000 (PORT=…), with an embedded PostgreSQL unless DATABASE_URL is set
 	@$(BIN)/python -m tools.serve
 
+# Two at a time, each with a server of its own: most of the suite's time is waiting.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(INSTALLED) ## run all tests (TEST_DATABASE_URL=… for a PostgreSQL of yours; ARGS=… for pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: $(INSTALLED) ## what CI runs: format, lint, types, tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 in seconds, SEED=…)
 	@$(BIN)/python -m tests.fuzz.live

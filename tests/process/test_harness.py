@@ -19,7 +19,7 @@ HOLD_A_SERVER = (
     "with temporary_server() as url: print(url, flush=True); sys.stdin.read()"
 )
 FUZZ, FAULTS = ("tests.fuzz.live",), ("tests.faults",)
-TEST = ("pytest", "-p", "no:cacheprovider", "tests/tasks")
+TEST = ("pytest", "-p", "no:cacheprovider", "-n", "2", "tests/tasks")
 
 
 def by_terminal(process: subprocess.Popen[str]) -> None:
