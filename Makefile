@@ -24,7 +24,8 @@ run: $(INSTALLED) ## serve on 127.0.0.1:8000 (PORT=…), with an embedded Postgr
 	@$(BIN)/python -m tools.serve
 
 # Two at a time, each with a server of its own: most of the suite's time is waiting.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# On a given server one after the other, because roles belong to all its databases.
+PYTEST := $(BIN)/python -m pytest -n $(if $(TEST_DATABASE_URL),0,2) --dist loadfile
 
 test: $(INSTALLED) ## run all tests (TEST_DATABASE_URL=… for a PostgreSQL of yours; ARGS=… for pytest)
 	@$(PYTEST) $(ARGS)
