@@ -106,3 +106,35 @@ def test_json_is_utf8(owner: Caller) -> None:
     assert ok(response, 201)
     assert "naïve ✓ 😀".encode() in response.content
     assert response.headers["content-type"] == "application/json"
+
+
+KNOWN = {
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "allow",
+    "cache-control",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "link",
+    "location",
+    "permissions-policy",
+    "referrer-policy",
+    "strict-transport-security",
+    "vary",
+    "www-authenticate",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-request-id",
+}
+
+
+@pytest.mark.spec("tasks.isolation", "headers.security")
+def test_no_answer_has_a_header_that_nobody_specified(owner: Caller, anonymous: Caller) -> None:
+    """What counts or names something of other users would come in one."""
+    for name, answer in every_answer(owner, anonymous).items():
+        assert set(answer.headers) <= KNOWN, name
