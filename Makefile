@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz faults token migrate openapi lock clean
+.PHONY: help run test check fuzz faults bench bench-quick token migrate openapi lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -41,6 +41,12 @@ fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 i
 
 faults: $(INSTALLED) ## plant each known fault, and tell which check and which test catches it (ONLY=…)
 	@$(BIN)/python -m tests.faults
+
+bench: $(INSTALLED) ## measure the service beside its baselines, for about 20 minutes
+	@$(BIN)/python -m bench
+
+bench-quick: $(INSTALLED) ## the same in short, for the inner loop
+	@$(BIN)/python -m bench quick
 
 token: $(INSTALLED) ## print a token for SUB=some-user
 	@$(BIN)/python -m tools.tokens "$$SUB"

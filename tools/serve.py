@@ -116,7 +116,9 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def service(environment: dict[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def service(
+    environment: dict[str, str], log: Path | None = None, app: str = "main:app"
+) -> Iterator[subprocess.Popen[bytes]]:
     """Migrate, then run gunicorn as the Procfile does; yields it when it is ready."""
     with contextlib.ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("w"))
@@ -124,7 +126,7 @@ def service(environment: dict[str, str], log: Path | None = None) -> Iterator[su
         migrated = subprocess.run(migration, env=environment, stdout=output, check=False)
         if migrated.returncode:
             sys.exit(migrated.returncode)
-        gunicorn = [sys.executable, "-m", "gunicorn", "main:app"]
+        gunicorn = [sys.executable, "-m", "gunicorn", app]
         # In a session of its own, an interrupt at the terminal reaches it through us
         # alone, as the signal on which it finishes what it does.
         server = subprocess.Popen(

@@ -202,6 +202,8 @@ def test_make_lists_its_targets() -> None:
         "check",
         "fuzz",
         "faults",
+        "bench",
+        "bench-quick",
         "token",
         "migrate",
         "openapi",
