@@ -34,7 +34,6 @@ NEAREST = {
 _FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (?:passed|failed|error)")
 
-
 _running: set[subprocess.Popen[str]] = set()
 
 

@@ -40,7 +40,6 @@ def fuzz_with(name: str, server_url: str | None) -> Outcome:
     from tools.serve import end_on_signals  # noqa: PLC0415
 
     end_on_signals()
-
     with ExitStack() as stack:
         server = make_url(server_url) if server_url else stack.enter_context(temporary_server())
         database = stack.enter_context(new_database(server))

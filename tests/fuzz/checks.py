@@ -184,13 +184,12 @@ def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
         _expect(before.task == after.task, "a request that must not change anything did")
     if not _world.is_from_owner(response.request):
         return
+    if response.status_code == 404 and before.task is not None:
+        _expect(before.task["deleted_at"] is not None, "the owner's own task is not found")
     if response.status_code < 300:
         _expect(
             shapes.takes_query(case, response.request), "an unknown query parameter, or one twice, is taken"
         )
-    if response.status_code == 404 and before.task is not None:
-        _expect(before.task["deleted_at"] is not None, "the owner's own task is not found")
-    if response.status_code < 300:
         _fail_on(_wrong_effect(response, before.task, after.task))
     if case.operation.label == f"GET {TASKS}" and response.status_code in {200, 400}:
         _fail_on(wrong_pages(_world, response.request.path_url))

@@ -64,11 +64,10 @@ def variables(url: URL, **changes: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
-    command = [sys.executable, "-m", "gunicorn", "main:app"]
+def start(command: list[str], environment: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
+    """A command in the project's folder that says all in a file, and ends when the tests do."""
     with output.open("w") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment,
@@ -76,6 +75,11 @@ def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
             stderr=log,
             preexec_fn=end_with_parent,  # noqa: PLW1509
         )
+
+
+@contextmanager
+def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
+    process = start([sys.executable, "-m", "gunicorn", "main:app"], environment, output)
     service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)
     try:
         service.wait_for("/health/live", 200)

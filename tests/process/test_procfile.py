@@ -24,11 +24,10 @@ from tests.database.test_scope import OPERATIONS, Locked
 from tests.pooler import SERVER_CONNECTIONS
 from tests.process.clone import NOT_CLONED
 from tests.process.load import Exchange, load
-from tests.process.service import PATIENCE, Service, variables
+from tests.process.service import PATIENCE, Service, start, variables
 from tests.process.test_gunicorn import wait_until_refused
 from tests.stage import ROOT, Sql, libpq
 from tests.support import Caller, client_as, ok, wait_until
-from tools.serve import end_with_parent
 
 NEXT_REVISION = f"{int(db.SCHEMA_REVISION) + 1:04}"
 NEXT_MIGRATION = f'''
@@ -117,15 +116,7 @@ class Web(Service):
 
 @contextmanager
 def web(dyno: dict[str, str], output: Path, *, ready: bool = True) -> Iterator[Web]:
-    with output.open("w") as log:
-        process = subprocess.Popen(
-            honcho("web"),
-            cwd=ROOT,
-            env=dyno,
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,  # noqa: PLW1509
-        )
+    process = start(honcho("web"), dyno, output)
     service = Web(process, f"http://127.0.0.1:{dyno['PORT']}", output)
     try:
         if ready:
