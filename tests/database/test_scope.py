@@ -5,13 +5,16 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from httpx2 import Response
 from sqlalchemy import URL, text
+from sqlalchemy.exc import ProgrammingError
 from sqlmodel import Session
 
 from db import Database, PoolExhausted
+from models import Task
 from tests.conftest import MakeSettings, Serve
 from tests.factories import full_task, new_task
 from tests.stage import Sql, libpq
@@ -101,6 +104,33 @@ def test_nothing_of_the_scope_stays_on_the_connection(make_settings: MakeSetting
         with pytest.raises(ZeroDivisionError):
             await database.run("somebody", lambda session, user: 1 // 0)
         assert await database.run("another", work) == ("tasks_api", "another", "1500ms")
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("schema.scope.local")
+def test_nothing_of_one_users_work_stays_in_the_session(make_settings: MakeSettings) -> None:
+    def leave(session: Session, user_id: str) -> None:
+        now = datetime.now(UTC)
+        session.add(Task(user_id=user_id, id=uuid.uuid4(), title="left", created_at=now, updated_at=now))
+
+    def fail(session: Session, _: str) -> None:
+        leave(session, "somebody else")
+        session.flush()
+
+    def look(session: Session, _: str) -> tuple[int, int, int]:
+        tasks = session.connection().execute(text("SELECT count(*) FROM tasks")).scalar_one()
+        return len(session.new), len(session.identity_map), tasks
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=1))
+        user = f"leaving-{uuid.uuid4()}"
+        await database.run(user, leave)
+        assert await database.run(user, look) == (0, 0, 0)
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            await database.run(user, fail)
+        assert await database.run(user, look) == (0, 0, 0)
         await database.close()
 
     asyncio.run(scenario())
