@@ -23,6 +23,7 @@ from problems import (
     ProblemError,
     ProblemItem,
 )
+from queries import check_names
 
 MAXIMUM_BYTES = 65_536
 JSON = "application/json"
@@ -38,9 +39,10 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def json_body(model: type[ModelT], *media_types: str) -> Callable[[Request, CurrentUser], Awaitable[ModelT]]:
-    """A dependency that reads, parses and validates the body as `model`."""
+    """A dependency that reads, parses and validates the body as `model`; it lets no query parameter by."""
 
     async def read(request: Request, user: CurrentUser) -> ModelT:
+        check_names(request)
         _check_media_type(request, media_types)
         return validate(model, parse(await _bounded(request)))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -139,6 +140,11 @@ def links_to_task() -> Json:
     """From an answer with a task to all that can be done with it."""
     names = ("get_task", "replace_task", "update_task", "delete_task")
     return {name: {"operationId": name, "parameters": {"task_id": "$response.body#/id"}} for name in names}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of the function, which is what a generated client calls its own."""
+    return route.name
 
 
 def document(app: FastAPI) -> Json:

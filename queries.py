@@ -20,24 +20,29 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 def only(*names: str) -> Callable[[Request, CurrentUser], Awaitable[None]]:
     """A dependency that refuses any other query parameter, and one given twice."""
-    taken = f"known are: {', '.join(names)}" if names else "this operation takes none"
 
     async def check(request: Request, user: CurrentUser) -> None:
-        if not request.scope["query_string"]:
-            return
-        given = [name for name, _ in request.query_params.multi_items()]
-        items = []
-        if not set(given) <= set(names):
-            items.append(ProblemItem(detail=f"There is an unknown query parameter; {taken}.", parameter=""))
-        items += [
-            ProblemItem(detail="The parameter is given more than once.", parameter=name)
-            for name in names
-            if given.count(name) > 1
-        ]
-        if items:
-            raise ProblemError(INVALID_REQUEST, "The query breaks a rule; see errors.", errors=items)
+        check_names(request, *names)
 
     return check
+
+
+def check_names(request: Request, *names: str) -> None:
+    """Refuse any other query parameter, and one given twice."""
+    if not request.scope["query_string"]:
+        return
+    given = [name for name, _ in request.query_params.multi_items()]
+    items = []
+    if not set(given) <= set(names):
+        known = f"known are: {', '.join(names)}" if names else "this operation takes none"
+        items.append(ProblemItem(detail=f"There is an unknown query parameter; {known}.", parameter=""))
+    items += [
+        ProblemItem(detail="The parameter is given more than once.", parameter=name)
+        for name in names
+        if given.count(name) > 1
+    ]
+    if items:
+        raise ProblemError(INVALID_REQUEST, "The query breaks a rule; see errors.", errors=items)
 
 
 def _boolean(value: object) -> object:

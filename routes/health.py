@@ -9,7 +9,7 @@ import contract
 import problems
 from db import Database
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], generate_unique_id_function=contract.operation_id)
 
 
 class Health(BaseModel):

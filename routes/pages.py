@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 import contract
 import problems
 
-router = APIRouter()
+router = APIRouter(generate_unique_id_function=contract.operation_id)
 
 # Swagger UI comes from its CDN and starts itself with an inline script.
 _DOCS_CSP = (

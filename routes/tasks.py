@@ -17,18 +17,12 @@ from problems import INVALID_CURSOR, ProblemError
 from queries import DEFAULT_LIMIT, Completed, Cursor, Limit, TaskId, only
 from services import tasks
 
-router = APIRouter(prefix="/api/tasks", tags=["tasks"])
+router = APIRouter(prefix="/api/tasks", tags=["tasks"], generate_unique_id_function=contract.operation_id)
 
 _one = TypeAdapter(TaskRead)
 _many = TypeAdapter(list[TaskRead])
 
 
-async def get_database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-Db = Annotated[Database, Depends(get_database)]
 NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
@@ -52,7 +46,6 @@ _found = contract.success("The task.", example=contract.EXAMPLE_TASK)
 async def list_tasks(
     request: Request,
     user: CurrentUser,
-    db: Db,
     completed: Completed = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -63,7 +56,9 @@ async def list_tasks(
     `rel="next"`: follow it as it is.
     """
     after = None if cursor is None else _position(cursor, user.id, completed)
-    found = await db.run(user.id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1)
+    found = await _database(request).run(
+        user.id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1
+    )
     page = found[:limit]
     answer = _json(_many.dump_json(page))
     if len(found) > limit:
@@ -85,14 +80,13 @@ async def list_tasks(
         **contract.task_problems(*contract.OF_A_BODY),
     },
     openapi_extra=contract.request_body(TaskCreate, JSON),
-    dependencies=_no_query,
 )
-async def create_task(user: CurrentUser, body: NewTask, db: Db) -> Response:
+async def create_task(request: Request, user: CurrentUser, body: NewTask) -> Response:
     """Create a task.
 
     Sending the same body twice makes two tasks.
     """
-    task = await db.run(user.id, tasks.create_task, body)
+    task = await _database(request).run(user.id, tasks.create_task, body)
     answer = _json(_one.dump_json(task), status=201)
     answer.headers["Location"] = f"/api/tasks/{task.id}"
     return answer
@@ -104,9 +98,9 @@ async def create_task(user: CurrentUser, body: NewTask, db: Db) -> Response:
     responses={200: _found, **contract.task_problems(*contract.OF_AN_ID)},
     dependencies=_no_query,
 )
-async def get_task(task_id: TaskId, user: CurrentUser, db: Db) -> Response:
+async def get_task(request: Request, task_id: TaskId, user: CurrentUser) -> Response:
     """Read one of your tasks."""
-    return _json(_one.dump_json(await db.run(user.id, tasks.get_task, task_id)))
+    return _json(_one.dump_json(await _database(request).run(user.id, tasks.get_task, task_id)))
 
 
 @router.put(
@@ -114,15 +108,14 @@ async def get_task(task_id: TaskId, user: CurrentUser, db: Db) -> Response:
     response_model=TaskRead,
     responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
     openapi_extra=contract.request_body(TaskReplace, JSON),
-    dependencies=_no_query,
 )
-async def replace_task(task_id: TaskId, user: CurrentUser, body: WholeTask, db: Db) -> Response:
+async def replace_task(request: Request, task_id: TaskId, user: CurrentUser, body: WholeTask) -> Response:
     """Replace all that you can write of a task.
 
     A field that you leave out takes its default. A task that does not exist is
     not created.
     """
-    return _json(_one.dump_json(await db.run(user.id, tasks.replace_task, task_id, body)))
+    return _json(_one.dump_json(await _database(request).run(user.id, tasks.replace_task, task_id, body)))
 
 
 @router.patch(
@@ -130,15 +123,14 @@ async def replace_task(task_id: TaskId, user: CurrentUser, body: WholeTask, db: 
     response_model=TaskRead,
     responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
     openapi_extra=contract.request_body(TaskUpdate, JSON, MERGE_PATCH),
-    dependencies=_no_query,
 )
-async def update_task(task_id: TaskId, user: CurrentUser, body: Patch, db: Db) -> Response:
+async def update_task(request: Request, task_id: TaskId, user: CurrentUser, body: Patch) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
     A field that you leave out keeps its value; null clears `description` and
     `due_at`.
     """
-    return _json(_one.dump_json(await db.run(user.id, tasks.update_task, task_id, body)))
+    return _json(_one.dump_json(await _database(request).run(user.id, tasks.update_task, task_id, body)))
 
 
 @router.delete(
@@ -151,10 +143,15 @@ async def update_task(task_id: TaskId, user: CurrentUser, body: Patch, db: Db) -
     },
     dependencies=_no_query,
 )
-async def delete_task(task_id: TaskId, user: CurrentUser, db: Db) -> Response:
+async def delete_task(request: Request, task_id: TaskId, user: CurrentUser) -> Response:
     """Delete a task. A second time, it is not there any more: 404."""
-    await db.run(user.id, tasks.delete_task, task_id)
+    await _database(request).run(user.id, tasks.delete_task, task_id)
     return Response(status_code=204)
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
 
 
 def _json(body: bytes, status: int = 200) -> Response:

@@ -17,7 +17,7 @@ ALLOWED = {
     "keys": set(),
     "rate_limits": {"problems", "settings"},
     "auth": {"keys", "problems", "rate_limits", "settings"},
-    "bodies": {"auth", "problems"},
+    "bodies": {"auth", "problems", "queries"},
     "queries": {"auth", "problems"},
     "contract": {"models", "problems"},
     "middleware": {"problems"},
