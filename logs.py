@@ -5,17 +5,25 @@ anything of a body. Messages of exceptions are left out for that reason, because
 drivers and validators put values into them.
 """
 
+import asyncio
 import json
 import logging
 import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TextIO
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
 
 from db import sqlstate
+
+BATCH_SECONDS = 0.05
+"""How long the line of a request may wait for others, to be written together with them."""
+
+BATCH_LINES = 500
+"""How many may wait at most."""
 
 _EXTRA = ("method", "route", "status", "duration_ms", "request_id", "user_id")
 
@@ -59,9 +67,49 @@ def name(error: BaseException) -> str:
     return f"{kind} (SQLSTATE {state})" if state else f"{kind}: {' '.join(str(error.orig).split())}"
 
 
+class BatchHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of an event loop together; at once what is graver than INFO, or outside of one.
+
+    A write gives up the interpreter, and under load a request waits for it until
+    a thread of the database is done: some 60 µs, for each line that is written by itself.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if record.levelno > logging.INFO or len(self._lines) >= BATCH_LINES or not self._flush_later():
+                self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Also called by `logging` when the process ends."""
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, []
+            self.stream.write("".join(lines))
+        finally:
+            self.release()
+        super().flush()
+
+    def _flush_later(self) -> bool:
+        """Whether a running loop will do it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if len(self._lines) == 1:
+            loop.call_later(BATCH_SECONDS, self.flush)
+        return True
+
+
 def configure(level: str) -> None:
     """Send every logger's records through the formatter to standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = BatchHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)

@@ -1,10 +1,13 @@
 """What requests leave in the log: nothing that was in them."""
 
+import asyncio
+import io
 import logging
+from collections.abc import Iterator
 
 import pytest
 
-from logs import JsonFormatter
+from logs import BATCH_LINES, BatchHandler, JsonFormatter
 from tests.support import SECRET, TASKS, Caller, client_as
 
 
@@ -27,3 +30,72 @@ def test_neither_a_token_nor_a_body_is_logged(owner: Caller, caplog: pytest.LogC
     assert "access" in logged
     for secret in ("mark", SECRET, str(owner.token), str(stale.token)):
         assert secret not in logged
+
+
+class Output(io.StringIO):
+    """A stream that keeps what each write brought, and says when one came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+        self.written = asyncio.Event()
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        self.written.set()
+        return len(text)
+
+
+@pytest.fixture
+def output() -> Iterator[Output]:
+    output = Output()
+    handler = BatchHandler(output)
+    log.addHandler(handler)
+    yield output
+    log.removeHandler(handler)
+
+
+log = logging.getLogger("batch")
+log.setLevel(logging.INFO)
+
+
+@pytest.mark.spec("process.logs.prompt")
+def test_lines_of_a_loop_are_written_together(output: Output) -> None:
+    async def scenario() -> None:
+        log.info("one")
+        log.info("two")
+        assert output.writes == []
+        await asyncio.wait_for(output.written.wait(), 10)
+        assert output.writes == ["one\ntwo\n"]
+        output.written.clear()
+        log.info("three")
+        await asyncio.wait_for(output.written.wait(), 10)
+        assert output.writes == ["one\ntwo\n", "three\n"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("process.logs.prompt")
+def test_a_warning_is_written_at_once_behind_what_waits(output: Output) -> None:
+    async def scenario() -> None:
+        log.info("one")
+        log.warning("two")
+        assert output.writes == ["one\ntwo\n"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("process.logs.prompt")
+def test_lines_from_outside_of_a_loop_are_written_at_once(output: Output) -> None:
+    log.info("one")
+    assert output.writes == ["one\n"]
+
+
+@pytest.mark.spec("process.logs.prompt")
+def test_only_so_many_lines_wait(output: Output) -> None:
+    async def scenario() -> None:
+        for number in range(BATCH_LINES):
+            log.info("%s", number)
+        assert output.writes[0].endswith(f"\n{BATCH_LINES - 1}\n")
+
+    asyncio.run(scenario())
