@@ -9,10 +9,11 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from limits import RateLimitItem
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits import RateLimitItem, WindowStats
+from limits.aio.storage import RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
@@ -26,6 +27,9 @@ REDIS_SECONDS = 0.25
 
 PAUSE_SECONDS = 5.0
 """How long it then goes on by itself before it asks Redis again."""
+
+SWEEP_SECONDS = 10.0
+"""How often windows that have ended are thrown away."""
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +61,56 @@ class RateLimit:
         )
 
 
+class Windows(Protocol):
+    """What `limits` calls a strategy, as far as it is used here."""
+
+    async def hit(self, item: RateLimitItem, /, *identifiers: str) -> bool: ...
+
+    async def get_window_stats(self, item: RateLimitItem, /, *identifiers: str) -> WindowStats: ...
+
+
+@dataclass(slots=True)
+class Window:
+    ends_at: float
+    hits: int = 0
+
+
+class LocalWindows:
+    """Fixed windows in this process.
+
+    The storage that `limits` has for it looks at every key at each hit: 150 µs for
+    1,000 users of the last minute. Here a window that begins looks, at most every
+    SWEEP_SECONDS.
+    """
+
+    def __init__(self) -> None:
+        self.windows: dict[tuple[str, ...], Window] = {}
+        self._sweep_at = 0.0
+
+    async def hit(self, item: RateLimitItem, /, *identifiers: str) -> bool:
+        now = time.time()
+        window = self.windows.get(identifiers)
+        if window is None or window.ends_at <= now:
+            self._sweep(now)
+            window = self.windows[identifiers] = Window(now + item.get_expiry())
+        window.hits += 1
+        return window.hits <= item.amount
+
+    async def get_window_stats(self, item: RateLimitItem, /, *identifiers: str) -> WindowStats:
+        window = self.windows.get(identifiers, Window(time.time()))
+        return WindowStats(window.ends_at, max(0, item.amount - window.hits))
+
+    def _sweep(self, now: float) -> None:
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            self.windows = {key: window for key, window in self.windows.items() if window.ends_at > now}
+
+
 class Counters:
     """Where the hits are counted: the shared storage, or the process while that is away."""
 
     def __init__(self, url: str) -> None:
-        self._local = FixedWindowRateLimiter(MemoryStorage())
+        self._local = LocalWindows()
         self._shared: FixedWindowRateLimiter | None = None
         self._shared_again_at = 0.0
         self._redis: ConnectionPool | None = None
@@ -83,14 +132,14 @@ class Counters:
 
     async def hit(self, rate: RateLimitItem, *key: str) -> bool:
         """Whether this hit is within the rate."""
-        return await self._ask(lambda limiter: limiter.hit(rate, *key))
+        return await self._ask(lambda windows: windows.hit(rate, *key))
 
     async def reset_after(self, rate: RateLimitItem, *key: str) -> int:
         """Whole seconds until the window ends, at least 1."""
-        stats = await self._ask(lambda limiter: limiter.get_window_stats(rate, *key))
+        stats = await self._ask(lambda windows: windows.get_window_stats(rate, *key))
         return max(1, math.ceil(stats.reset_time - time.time()))
 
-    async def _ask(self, question: Callable[[FixedWindowRateLimiter], Awaitable[T]]) -> T:
+    async def _ask(self, question: Callable[[Windows], Awaitable[T]]) -> T:
         """The answer of the shared storage, or of this process while that is away."""
         if self._shared is not None and time.monotonic() >= self._shared_again_at:
             try:

@@ -1,16 +1,20 @@
 """How often one may ask, and be refused."""
 
+import asyncio
 import re
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from httpx2 import Response
+from limits import parse
 
 import rate_limits
+from rate_limits import LocalWindows
 from tests.conftest import Serve
 from tests.factories import new_task
 from tests.stage import require
@@ -62,6 +66,26 @@ def test_a_rate_may_be_for_several_windows(serve: Serve) -> None:
     caller = client_as(serve(rate_limit_requests="1 per 5 minutes"), anybody())
     caller.get()
     assert_limited(caller.get(), "requests", 1, 300)
+
+
+@pytest.mark.spec("limits.storage")
+def test_windows_that_have_ended_are_counted_anew_and_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate, now = parse("2/minute"), 1_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    async def scenario() -> None:
+        nonlocal now
+        windows = LocalWindows()
+        assert [await windows.hit(rate, "requests", "ann") for _ in range(3)] == [True, True, False]
+        assert await windows.hit(rate, "requests", "bob")
+        assert await windows.get_window_stats(rate, "requests", "ann") == (1_060.0, 0)
+        now += 59.9
+        assert not await windows.hit(rate, "requests", "ann")
+        now += 0.1
+        assert await windows.hit(rate, "requests", "ann")
+        assert windows.windows.keys() == {("requests", "ann")}
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.spec("limits.failures", "limits.headers")
