@@ -4,6 +4,7 @@ Everything that differs from place to place comes from the environment, through
 `settings.py`: a fault there ends the process before a port is bound.
 """
 
+import gc
 from pathlib import Path
 from signal import SIG_BLOCK, SIG_UNBLOCK, SIGTERM, pthread_sigmask
 
@@ -48,7 +49,12 @@ def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
 
 
 def post_worker_init(worker: ASGIWorker) -> None:
-    """Heed SIGTERM once the loop runs, and then go on serving for a moment."""
+    """Heed SIGTERM once the loop runs, and then go on serving for a moment.
+
+    What was imported and set up stays for good: the collector need not go
+    through it again and again, which took a tenth of a get.
+    """
+    gc.freeze()
     loop = worker.loop
     loop.add_signal_handler(SIGTERM, loop.call_later, _farewell, worker.handle_exit_signal)
     loop.call_soon(pthread_sigmask, SIG_UNBLOCK, {SIGTERM})

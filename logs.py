@@ -17,7 +17,7 @@ from typing import TextIO
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
 
-from db import sqlstate
+from lanes import sqlstate
 
 BATCH_SECONDS = 0.05
 """How long the line of a request may wait for others, to be written together with them."""

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.responses import Response
 
-from db import NOT_MIGRATED, READ_ONLY, sqlstate
+from db import NOT_MIGRATED
+from lanes import READ_ONLY, sqlstate
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
