@@ -42,10 +42,10 @@ fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 i
 faults: $(INSTALLED) ## plant each known fault, and tell which check and which test catches it (ONLY=…)
 	@$(BIN)/python -m tests.faults
 
-bench: $(INSTALLED) ## measure the service beside its baselines, for about 20 minutes
+bench: $(INSTALLED) ## measure the service beside its baselines, for some 45 minutes, and write bench/RESULTS.md
 	@$(BIN)/python -m bench
 
-bench-quick: $(INSTALLED) ## the same in short, for the inner loop
+bench-quick: $(INSTALLED) ## only requests a second, in under two minutes
 	@$(BIN)/python -m bench quick
 
 token: $(INSTALLED) ## print a token for SUB=some-user

@@ -1,10 +1,11 @@
-"""The database that is measured: many users, many tasks, and the files that say whose they are."""
+"""The databases that are measured: users, their tasks, and tokens for them."""
 
 import io
 import random
 import time
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from uuid import UUID
 
 import psycopg2
 from sqlalchemy import URL
@@ -12,61 +13,104 @@ from sqlalchemy import URL
 from tools.tokens import mint
 
 DAY = 86_400
-FILES_TASKS = 400_000
-"""So many tasks the load asks for one by one."""
+COMPLETED_SHARE = 0.3
+FILES_TASKS = 300_000
+"""So many tasks the load asks for one by one; the others may be deleted."""
+
+Owner = Callable[[int], tuple[str, float]]
+"""From a task's number to the id of its user, and the share of that user's tasks that are completed."""
 
 
 def user_id(number: int) -> str:
     return f"user-{number:06}"
 
 
-def load_tasks(url: URL, users: int, tasks: int, seed: int = 1) -> None:
-    """COPY tasks of users in turn, in the order in which they would have been created."""
-    rng = random.Random(seed)
-    began = int(time.time() * 1000) - tasks
-    with psycopg2.connect(url.render_as_string(hide_password=False)) as connection:
-        cursor = connection.cursor()
-        for first in range(0, tasks, 50_000):
-            rows = io.StringIO()
-            for number in range(first, min(tasks, first + 50_000)):
-                done = rng.random() < 0.3
-                rows.write(_row(number % users, _uuid7(began + number, rng), done))
-            rows.seek(0)
-            cursor.copy_expert(
-                "COPY tasks (user_id, id, title, description, completed, completed_at, priority, tags)"
-                " FROM STDIN",
-                rows,
-            )
-    _settle(url)
+def in_turn(users: int) -> Owner:
+    """Each task is the next user's."""
+    return lambda number: (user_id(number % users), COMPLETED_SHARE)
 
 
-def _row(user: int, task: UUID, done: bool) -> str:
-    completed = "t\t2026-01-01T00:00:00Z" if done else "f\t\\N"
-    texts = "Water the plants\tThe ones on the balcony too."
-    return f"{user_id(user)}\t{task}\t{texts}\t{completed}\thigh\t{{home,garden}}\n"
-
-
-def _uuid7(milliseconds: int, rng: random.Random) -> UUID:
-    """RFC 9562, section 5.7."""
-    value = milliseconds << 80 | 7 << 76 | rng.getrandbits(12) << 64 | 2 << 62 | rng.getrandbits(62)
-    return UUID(int=value)
-
-
-def _settle(url: URL) -> None:
-    """Statistics and visibility as they are in a database that has been in use."""
-    connection = psycopg2.connect(url.render_as_string(hide_password=False))
-    connection.autocommit = True
-    connection.cursor().execute("VACUUM (ANALYZE) tasks")
+def load_tasks(url: URL, tasks: int, owner: Owner, seed: int = 1) -> None:
+    """COPY tasks in the order in which they would have been created."""
+    with psycopg2.connect(plain_url(url)) as connection:
+        connection.cursor().copy_expert(
+            "COPY tasks (user_id, id, title, description, completed, completed_at, priority, tags)"
+            " FROM STDIN",
+            _File(_rows(tasks, owner, random.Random(seed))),
+        )
     connection.close()
+    settle(url)
 
 
-def write_files(url: URL, folder: Path, users: int, secret: str) -> None:
-    """What load.lua reads: a token for each user, and tasks with the number of their user."""
-    expires = int(time.time()) + DAY
-    tokens = (mint(secret, user_id(number), exp=expires) for number in range(users))
-    (folder / "tokens").write_text("".join(f"{token}\n" for token in tokens))
-    with psycopg2.connect(url.render_as_string(hide_password=False)) as connection:
-        cursor = connection.cursor()
-        cursor.execute("SELECT user_id, id::text FROM tasks ORDER BY random() LIMIT %s", (FILES_TASKS,))
-        lines = (f"{int(user.rpartition('-')[2]) + 1} {task}\n" for user, task in cursor)
-        (folder / "tasks").write_text("".join(lines))
+class _File(io.RawIOBase):
+    """A file to read from that is made while PostgreSQL stores what was read."""
+
+    def __init__(self, rows: Iterator[str]) -> None:
+        self._rows = rows
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Some hundred rows, for which psycopg2's sizes of 8 KiB are too small; it takes any."""
+        return "".join(islice(self._rows, 500)).encode()
+
+
+def _rows(tasks: int, owner: Owner, rng: random.Random) -> Iterator[str]:
+    began = int(time.time() * 1000) - tasks
+    for number in range(tasks):
+        user, share = owner(number)
+        completed = "t\t2026-01-01T00:00:00Z" if rng.random() < share else "f\t\\N"
+        # UUIDv7, RFC 9562, section 5.7: version 7 and variant 2 stand among the random bits.
+        value = (began + number) << 80 | 7 << 76 | 2 << 62 | rng.getrandbits(76) & _RANDOM
+        yield (
+            f"{user}\t{value:032x}\tWater the plants\tThe ones on the balcony too."
+            f"\t{completed}\thigh\t{{home,garden}}\n"
+        )
+
+
+_RANDOM = (0xFFF << 64) | (1 << 62) - 1
+
+
+def settle(url: URL) -> None:
+    """Statistics and visibility as they are in a database that has been in use."""
+    ask(url, "VACUUM (ANALYZE) tasks")
+
+
+def ask(url: URL, statement: str, *parameters: object) -> list[tuple[str, ...]]:
+    """Run one statement as the superuser, outside any transaction; whatever it returns as text."""
+    connection = psycopg2.connect(plain_url(url))
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(statement, parameters)
+    rows = [tuple(map(str, row)) for row in cursor] if cursor.description else []
+    connection.close()
+    return rows
+
+
+def plain_url(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def lasting_token(secret: str, user: str) -> str:
+    return mint(secret, user, exp=int(time.time()) + DAY)
+
+
+def write_files(url: URL, folder: Path, users: int, secret: str) -> list[str]:
+    """What load.lua reads: tokens, good and expired, and tasks with the number of their user.
+
+    Returns lines like those of the tasks that are not among them, for deletion.
+    """
+    names = [user_id(number) for number in range(users)]
+    (folder / "tokens").write_text("".join(f"{lasting_token(secret, name)}\n" for name in names))
+    past = int(time.time()) - DAY
+    (folder / "expired").write_text("".join(f"{mint(secret, name, exp=past)}\n" for name in names))
+    rows = ask(url, "SELECT substr(user_id, 6)::int + 1, id FROM tasks ORDER BY random()")
+    lines = [f"{user} {task}\n" for user, task in rows]
+    (folder / "tasks").write_text("".join(lines[:FILES_TASKS]))
+    return lines[FILES_TASKS:]
+
+
+def restore_deleted(url: URL) -> None:
+    ask(url, "UPDATE tasks SET deleted_at = NULL WHERE deleted_at IS NOT NULL")
+    settle(url)

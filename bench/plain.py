@@ -14,18 +14,36 @@ import jwt
 from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import create_engine, make_url
-from sqlmodel import Session, col, select
+from sqlmodel import Session, SQLModel, col, select
 
-from models import Task, TaskCreate, TaskRead, TaskUpdate
+from models import Priority, Task, TaskCreate, TaskReplace, TaskUpdate
 
 engine = create_engine(
     make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg2"),
     pool_size=5,
-    max_overflow=10,
+    # With less than one for each of the 40 threads it stands still under many callers, until
+    # the pool's timeout: those who hold a connection wait for a thread, and the threads for them.
+    max_overflow=35,
     pool_pre_ping=True,
 )
 app = FastAPI()
 bearer = HTTPBearer()
+
+
+class TaskPublic(SQLModel):
+    id: UUID
+    user_id: str
+    title: str
+    description: str | None
+    completed: bool
+    completed_at: datetime | None
+    priority: Priority
+    due_at: datetime | None
+    tags: list[str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
 
 
 def get_session() -> Iterator[Session]:
@@ -59,7 +77,7 @@ def own_task(session: Session, user_id: str, task_id: UUID) -> Task:
     return task
 
 
-@app.get("/api/tasks", response_model=list[TaskRead])
+@app.get("/api/tasks", response_model=list[TaskPublic])
 def list_tasks(
     user_id: CurrentUser, session: Db, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> list[Task]:
@@ -72,7 +90,7 @@ def list_tasks(
     return list(session.exec(statement).all())
 
 
-@app.post("/api/tasks", response_model=TaskRead, status_code=201)
+@app.post("/api/tasks", response_model=TaskPublic, status_code=201)
 def create_task(task: TaskCreate, user_id: CurrentUser, session: Db) -> Task:
     now = datetime.now(UTC)
     row = Task(
@@ -89,15 +107,23 @@ def create_task(task: TaskCreate, user_id: CurrentUser, session: Db) -> Task:
     return row
 
 
-@app.get("/api/tasks/{task_id}", response_model=TaskRead)
+@app.get("/api/tasks/{task_id}", response_model=TaskPublic)
 def get_task(task_id: UUID, user_id: CurrentUser, session: Db) -> Task:
     return own_task(session, user_id, task_id)
 
 
-@app.patch("/api/tasks/{task_id}", response_model=TaskRead)
+@app.put("/api/tasks/{task_id}", response_model=TaskPublic)
+def replace_task(task_id: UUID, whole: TaskReplace, user_id: CurrentUser, session: Db) -> Task:
+    return change(session, own_task(session, user_id, task_id), whole.model_dump())
+
+
+@app.patch("/api/tasks/{task_id}", response_model=TaskPublic)
 def update_task(task_id: UUID, patch: TaskUpdate, user_id: CurrentUser, session: Db) -> Task:
-    task = own_task(session, user_id, task_id)
-    task.sqlmodel_update(patch.model_dump(exclude_unset=True))
+    return change(session, own_task(session, user_id, task_id), patch.model_dump(exclude_unset=True))
+
+
+def change(session: Session, task: Task, values: dict[str, object]) -> Task:
+    task.sqlmodel_update(values)
     now = datetime.now(UTC)
     task.completed_at = (task.completed_at or now) if task.completed else None
     task.updated_at = now

@@ -1,6 +1,7 @@
 """What a process and its children have used, read from /proc (Linux)."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,9 +33,7 @@ def _ticks(pid: int, kinds: int) -> int:
     return sum(map(int, fields[11 : 11 + kinds]))
 
 
-def memory_megabytes(pid: int) -> float:
-    """What the process would free if it ended (its private part and its share of the rest)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+def memory_megabytes(pid: int, kind: str = "Rss") -> float:
+    """Rss is all that is resident, also what is shared; Pss has only a part of what others share."""
+    found = re.search(rf"^{kind}:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
