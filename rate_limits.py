@@ -10,17 +10,19 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from limits import RateLimitItem, WindowStats
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
-from redis.asyncio import ConnectionPool
 from starlette.requests import HTTPConnection
 
 from problems import TOO_MANY_REQUESTS, ProblemError
 from settings import Settings
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 REDIS_SECONDS = 0.25
 """How long a request waits for Redis before the process counts by itself."""
@@ -115,16 +117,7 @@ class Counters:
         self._shared_again_at = 0.0
         self._redis: ConnectionPool | None = None
         if not url.startswith("memory:"):
-            self._redis = ConnectionPool.from_url(
-                url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
-            )
-            storage = RedisStorage(
-                f"async+{url}",
-                wrap_exceptions=True,
-                implementation="redispy",
-                connection_pool=self._redis,  # type: ignore[arg-type]
-            )
-            self._shared = FixedWindowRateLimiter(storage)
+            self._redis, self._shared = _in_redis(url)
 
     async def close(self) -> None:
         if self._redis is not None:
@@ -149,6 +142,22 @@ class Counters:
                 cause = type(error.storage_error).__name__
                 log.warning("The rate limit storage does not answer: %s", cause)
         return await question(self._local)
+
+
+def _in_redis(url: str) -> "tuple[ConnectionPool, FixedWindowRateLimiter]":
+    """Imports what it needs only here, for that takes 6 MB of each worker."""
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415
+
+    connections = ConnectionPool.from_url(
+        url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+    )
+    storage = RedisStorage(
+        f"async+{url}",
+        wrap_exceptions=True,
+        implementation="redispy",
+        connection_pool=connections,  # type: ignore[arg-type]
+    )
+    return connections, FixedWindowRateLimiter(storage)
 
 
 class RateLimits:

@@ -105,7 +105,9 @@ def write_files(url: URL, folder: Path, users: int, secret: str) -> list[str]:
     (folder / "tokens").write_text("".join(f"{lasting_token(secret, name)}\n" for name in names))
     past = int(time.time()) - DAY
     (folder / "expired").write_text("".join(f"{mint(secret, name, exp=past)}\n" for name in names))
-    rows = ask(url, "SELECT substr(user_id, 6)::int + 1, id FROM tasks ORDER BY random()")
+    rows = ask(
+        url, "SELECT substr(user_id, 6)::int + 1, id FROM tasks WHERE deleted_at IS NULL ORDER BY random()"
+    )
     lines = [f"{user} {task}\n" for user, task in rows]
     (folder / "tasks").write_text("".join(lines[:FILES_TASKS]))
     return lines[FILES_TASKS:]
