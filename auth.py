@@ -79,10 +79,10 @@ class Authenticator:
 
     async def user(self, token: str) -> User:
         """The token's user. Raises TokenRefused, or KeysUnavailable."""
-        if not _COMPACT.fullmatch(token):
-            raise TokenRefused("The token is malformed")
         user = self._verified.get(token)
         if user is None:
+            if not _COMPACT.fullmatch(token):
+                raise TokenRefused("The token is malformed")
             user = self._identify(await self._claims(token))
             self._verified.add(token, user)
         return user

@@ -1,8 +1,8 @@
 """Reading a JSON body, after the caller is known.
 
 FastAPI would parse a declared body before it resolves dependencies, and so tell
-a caller without a token about it. Here the body is a dependency that itself
-depends on the user.
+a caller without a token about it. Here the body is a dependency, which is
+resolved after the user.
 """
 
 import json
@@ -14,7 +14,6 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from auth import CurrentUser
 from problems import (
     BODY_TOO_LARGE,
     INVALID_REQUEST,
@@ -23,7 +22,6 @@ from problems import (
     ProblemError,
     ProblemItem,
 )
-from queries import check_names
 
 MAXIMUM_BYTES = 65_536
 JSON = "application/json"
@@ -38,11 +36,13 @@ _CHARSET = re.compile(rf"[ \t;]charset=({_VALUE})", re.IGNORECASE)
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def json_body(model: type[ModelT], *media_types: str) -> Callable[[Request, CurrentUser], Awaitable[ModelT]]:
-    """A dependency that reads, parses and validates the body as `model`; it lets no query parameter by."""
+def json_body(model: type[ModelT], *media_types: str) -> Callable[[Request], Awaitable[ModelT]]:
+    """A dependency that reads, parses and validates the body as `model`.
 
-    async def read(request: Request, user: CurrentUser) -> ModelT:
-        check_names(request)
+    An operation takes it behind the user, and FastAPI resolves it there.
+    """
+
+    async def read(request: Request) -> ModelT:
         _check_media_type(request, media_types)
         return validate(model, parse(await _bounded(request)))
 

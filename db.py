@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, text
+from sqlalchemy import URL, Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session
 
-from lanes import ROLE, Lane, sqlstate
+from lanes import ROLE, Lane, UserSession, sqlstate
 from settings import DatabaseSettings, Settings
 
 SCHEMA_REVISION = "0001"
@@ -29,10 +28,7 @@ NOT_MIGRATED = {"42P01", "42703", "42501", "22023"}
 """SQLSTATEs of a schema that is absent or older: no such table, column, grant, or role."""
 
 # row_security_active answers for the role that asks, which is the dropped one.
-_READINESS = text(
-    "SELECT current_user AS role, row_security_active('tasks') AS guarded,"
-    " (SELECT version_num FROM alembic_version) AS revision"
-)
+_READINESS = "SELECT current_user, row_security_active('tasks'), (SELECT version_num FROM alembic_version)"
 
 GRACE_SECONDS = 1.0
 """How much longer than its server a request waits: a full pooler holds statements back unseen."""
@@ -95,7 +91,7 @@ class Database:
     async def run(
         self,
         user_id: str,
-        work: Callable[Concatenate[Session, str, P], T],
+        work: Callable[Concatenate[UserSession, str, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -180,6 +176,6 @@ def _give_up(outcome: asyncio.Future[T]) -> None:
         outcome.set_exception(Unanswered())
 
 
-def _read_readiness(session: Session, _: str) -> tuple[str, bool, str | None]:
-    row = session.connection().execute(_READINESS).one()
-    return row.role, row.guarded, row.revision
+def _read_readiness(session: UserSession, _: str) -> tuple[str, bool, str | None]:
+    [row] = session.fetch(_READINESS, {})
+    return row

@@ -28,6 +28,10 @@ BATCH_LINES = 500
 _EXTRA = ("method", "route", "status", "duration_ms", "request_id", "user_id")
 
 
+# Else `json` makes an encoder for each line.
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
 class JsonFormatter(logging.Formatter):
     """Renders a record with the fields of the request that it is about, if any."""
 
@@ -41,7 +45,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name in _EXTRA if (value := getattr(record, name, None)) is not None}
         if record.exc_info and record.exc_info[1]:
             line["exception"] = "".join(describe(record.exc_info[1]))
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _encode(line)
 
 
 def describe(error: BaseException) -> Iterator[str]:

@@ -87,7 +87,7 @@ class RequestContext:
                 headers.append((b"x-request-id", request_id.encode()))
                 headers += _SECURITY_HEADERS
                 headers += caching
-                if not any(name == _CSP for name, _ in headers):
+                if _CSP not in dict(headers):
                     headers.append(_NO_CONTENT_SOURCES)
                 message["headers"] = headers
             elif method == "HEAD":

@@ -227,7 +227,7 @@ class TaskUpdate(TaskWrite):
 class TaskRead:
     """A task as every answer shows it. Timestamps are RFC 3339 in UTC."""
 
-    id: UUID
+    id: Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
     user_id: str
     title: str
     description: str | None

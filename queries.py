@@ -1,7 +1,6 @@
 """Query parameters and path parameters, as strict as bodies are."""
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 from uuid import UUID
 
@@ -9,22 +8,12 @@ from fastapi import Path, Query, Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from auth import CurrentUser
 from problems import INVALID_REQUEST, ProblemError, ProblemItem
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
-
-
-def only(*names: str) -> Callable[[Request, CurrentUser], Awaitable[None]]:
-    """A dependency that refuses any other query parameter, and one given twice."""
-
-    async def check(request: Request, user: CurrentUser) -> None:
-        check_names(request, *names)
-
-    return check
 
 
 def check_names(request: Request, *names: str) -> None:

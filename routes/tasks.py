@@ -14,7 +14,7 @@ from bodies import JSON, MERGE_PATCH, json_body
 from db import Database
 from models import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from problems import INVALID_CURSOR, ProblemError
-from queries import DEFAULT_LIMIT, Completed, Cursor, Limit, TaskId, only
+from queries import DEFAULT_LIMIT, Completed, Cursor, Limit, TaskId, check_names
 from services import tasks
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], generate_unique_id_function=contract.operation_id)
@@ -26,7 +26,6 @@ _many = TypeAdapter(list[TaskRead])
 NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
-_no_query = [Depends(only())]
 _found = contract.success("The task.", example=contract.EXAMPLE_TASK)
 
 
@@ -41,7 +40,6 @@ _found = contract.success("The task.", example=contract.EXAMPLE_TASK)
         ),
         **contract.task_problems(INVALID_CURSOR),
     },
-    dependencies=[Depends(only("completed", "limit", "cursor"))],
 )
 async def list_tasks(
     request: Request,
@@ -55,6 +53,7 @@ async def list_tasks(
     When there are more than `limit`, the answer has a `Link` header with
     `rel="next"`: follow it as it is.
     """
+    check_names(request, "completed", "limit", "cursor")
     after = None if cursor is None else _position(cursor, user.id, completed)
     found = await _database(request).run(
         user.id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1
@@ -62,7 +61,7 @@ async def list_tasks(
     page = found[:limit]
     answer = _json(_many.dump_json(page))
     if len(found) > limit:
-        following = cursors.encode(page[-1].id, user.id, completed)
+        following = cursors.encode(UUID(page[-1].id), user.id, completed)
         query = urlencode({**request.query_params, "cursor": following})
         answer.headers["Link"] = f'</api/tasks?{query}>; rel="next"'
     return answer
@@ -86,6 +85,7 @@ async def create_task(request: Request, user: CurrentUser, body: NewTask) -> Res
 
     Sending the same body twice makes two tasks.
     """
+    check_names(request)
     task = await _database(request).run(user.id, tasks.create_task, body)
     answer = _json(_one.dump_json(task), status=201)
     answer.headers["Location"] = f"/api/tasks/{task.id}"
@@ -96,10 +96,10 @@ async def create_task(request: Request, user: CurrentUser, body: NewTask) -> Res
     "/{task_id}",
     response_model=TaskRead,
     responses={200: _found, **contract.task_problems(*contract.OF_AN_ID)},
-    dependencies=_no_query,
 )
 async def get_task(request: Request, task_id: TaskId, user: CurrentUser) -> Response:
     """Read one of your tasks."""
+    check_names(request)
     return _json(_one.dump_json(await _database(request).run(user.id, tasks.get_task, task_id)))
 
 
@@ -115,6 +115,7 @@ async def replace_task(request: Request, task_id: TaskId, user: CurrentUser, bod
     A field that you leave out takes its default. A task that does not exist is
     not created.
     """
+    check_names(request)
     return _json(_one.dump_json(await _database(request).run(user.id, tasks.replace_task, task_id, body)))
 
 
@@ -130,6 +131,7 @@ async def update_task(request: Request, task_id: TaskId, user: CurrentUser, body
     A field that you leave out keeps its value; null clears `description` and
     `due_at`.
     """
+    check_names(request)
     return _json(_one.dump_json(await _database(request).run(user.id, tasks.update_task, task_id, body)))
 
 
@@ -141,10 +143,10 @@ async def update_task(request: Request, task_id: TaskId, user: CurrentUser, body
         204: {"description": "The task is deleted.", "headers": contract.headers("X-Request-ID")},
         **contract.task_problems(*contract.OF_AN_ID),
     },
-    dependencies=_no_query,
 )
 async def delete_task(request: Request, task_id: TaskId, user: CurrentUser) -> Response:
     """Delete a task. A second time, it is not there any more: 404."""
+    check_names(request)
     await _database(request).run(user.id, tasks.delete_task, task_id)
     return Response(status_code=204)
 
