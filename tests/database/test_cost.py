@@ -1,0 +1,139 @@
+"""What an operation may cost, whatever the machine: one message, one thread, and no scan of the table."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from typing import TypeVarTuple, Unpack
+from uuid import UUID
+
+import httpx2
+import pytest
+from alembic import command
+from fastapi.testclient import TestClient
+from sqlalchemy import URL
+
+import cursors
+from main import create_app
+from tests import stage
+from tests.conftest import MakeSettings
+from tests.factories import full_task, new_task
+from tests.stage import Sql, alembic, new_database
+from tests.support import SECRET, TASKS, client_as
+from tests.wire import Wire, wire
+from tools.tokens import mint
+
+Ts = TypeVarTuple("Ts")
+
+USER = "user-7"
+NEWEST = UUID(int=2**128 - 1)
+
+Request = Callable[[str], tuple[str, str, object]]
+"""From a task's id to the method, the path and the body."""
+
+
+def page(completed: bool | None, query: str) -> Request:
+    return lambda _: ("GET", f"{TASKS}?{query}&cursor={cursors.encode(NEWEST, USER, completed)}", None)
+
+
+REQUESTS: dict[str, Request] = {
+    "list": lambda _: ("GET", TASKS, None),
+    "list a page": page(None, "limit=20"),
+    "list by completed": lambda _: ("GET", f"{TASKS}?completed=false", None),
+    "list a page by completed": page(True, "completed=true"),
+    "create": lambda _: ("POST", TASKS, new_task()),
+    "get": lambda task: ("GET", f"{TASKS}/{task}", None),
+    "replace": lambda task: ("PUT", f"{TASKS}/{task}", full_task()),
+    "update": lambda task: ("PATCH", f"{TASKS}/{task}", {"title": "y", "completed": True}),
+    "update nothing": lambda task: ("PATCH", f"{TASKS}/{task}", {}),
+    "delete": lambda task: ("DELETE", f"{TASKS}/{task}", None),
+}
+requests = pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+
+
+@pytest.fixture(scope="module")
+def crowded(server_url: URL) -> Iterator[URL]:
+    """Enough rows that the planner chooses as it would in production."""
+    with new_database(server_url) as url:
+        alembic(url, command.upgrade, "head")
+        connection = Sql(url)
+        connection(
+            "INSERT INTO tasks (user_id, id, title, completed, completed_at)"
+            " SELECT 'user-' || n % 101, lpad(to_hex(n), 32, '0')::uuid, 'x',"
+            " n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END FROM generate_series(1, 40000) n"
+        )
+        connection("VACUUM ANALYZE tasks")
+        connection.close()
+        yield url
+
+
+@pytest.fixture
+def line(crowded: URL) -> Iterator[Wire]:
+    with wire(crowded) as seen:
+        yield seen
+
+
+@pytest.mark.spec("tasks.round-trip", "schema.plans")
+@requests
+def test_the_one_message_of_a_request_scans_and_sorts_nothing(
+    crowded: URL, line: Wire, request_: Request
+) -> None:
+    with TestClient(create_app(stage.make_settings(line.url))) as client:
+        caller = client_as(client, USER)
+        task = caller.create()["id"]
+        line.clear()
+        method, path, body = request_(task)
+        assert caller.request(method, path, json=body).is_success
+        [message] = line.messages
+    if method != "POST":
+        plan = explain(crowded, message)
+        assert "Seq Scan" not in plan, plan
+        assert "Sort" not in plan, plan
+        assert re.search(r"Index Cond: \(+user_id = ", plan), plan
+
+
+def explain(database: URL, message: str) -> str:
+    """The plan of a message of the service, under the role and in the scope that it sets itself."""
+    scope, statement = message.removeprefix("Q").removesuffix("\0").split(";\n")
+    connection = Sql(database)
+    lines = connection(f"{scope};\nEXPLAIN {statement}")
+    connection.close()
+    return "\n".join(row[0] for row in lines)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts what comes back from other threads: there is no other way than this call."""
+
+    hops = 0
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        self.hops += 1
+        return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+@pytest.mark.spec("tasks.one-hop")
+@requests
+def test_a_request_goes_to_one_thread_and_back(make_settings: MakeSettings, request_: Request) -> None:
+    user = {"Authorization": f"Bearer {mint(SECRET, USER)}"}
+
+    async def scenario() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
+        app = create_app(make_settings())
+        transport = httpx2.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            created = await client.post(TASKS, json=new_task(), headers=user)
+            method, path, body = request_(created.json()["id"])
+            before = loop.hops
+            assert (await client.request(method, path, json=body)).status_code == 401
+            refused, before = loop.hops - before, loop.hops
+            assert (await client.request(method, path, json=body, headers=user)).is_success
+            return refused, loop.hops - before
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        assert runner.run(scenario()) == (0, 1)
