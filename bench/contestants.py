@@ -20,7 +20,12 @@ from tools import postgres, serve
 
 WORKERS = 2
 NO_LIMIT = "1000000/second"
-APPS = {"service": "main:app", "plain": "bench.plain:app", "floor": "bench.floor:app"}
+APPS = {
+    "service": "main:app",
+    "plain": "bench.plain:app",
+    "floor": "bench.floor:app",
+    "bare": "bench.bare:app",
+}
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past any proxy that the environment names."""

@@ -14,7 +14,7 @@ from tools.tokens import mint
 
 DAY = 86_400
 COMPLETED_SHARE = 0.3
-FILES_TASKS = 300_000
+FILES_TASKS = 100_000
 """So many tasks the load asks for one by one; the others may be deleted."""
 
 Owner = Callable[[int], tuple[str, float]]

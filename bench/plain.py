@@ -21,9 +21,7 @@ from models import Priority, Task, TaskCreate, TaskReplace, TaskUpdate
 engine = create_engine(
     make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg2"),
     pool_size=5,
-    # With less than one for each of the 40 threads it stands still under many callers, until
-    # the pool's timeout: those who hold a connection wait for a thread, and the threads for them.
-    max_overflow=35,
+    max_overflow=10,
     pool_pre_ping=True,
 )
 app = FastAPI()
