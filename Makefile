@@ -42,7 +42,7 @@ fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 i
 faults: $(INSTALLED) ## plant each known fault, and tell which check and which test catches it (ONLY=…)
 	@$(BIN)/python -m tests.faults
 
-bench: $(INSTALLED) ## measure the service beside its baselines, for some 45 minutes, and write bench/RESULTS.md
+bench: $(INSTALLED) ## measure the service beside its baselines, for some 35 minutes, and write bench/RESULTS.md
 	@$(BIN)/python -m bench
 
 bench-quick: $(INSTALLED) ## only requests a second, in under two minutes
