@@ -39,7 +39,8 @@ def main(names: list[str]) -> int:
     if unknown:
         sys.exit(f"There is no {' or '.join(unknown)}; there are: {', '.join(CHOICES)}; or nothing, for all")
     try:
-        report = "\n".join(_report([CHOICES[name] for name in names or SECTIONS]))
+        sections = [CHOICES[name] for name in names or SECTIONS]
+        report = "\n".join(_report(sections, remarks="" if names else UNMET.read_text()))
     except (postgres.Failure, WrongAnswer) as failure:
         sys.exit(str(failure))
     except KeyboardInterrupt:
@@ -50,7 +51,7 @@ def main(names: list[str]) -> int:
     return 0
 
 
-def _report(sections: list[Section]) -> Iterator[str]:
+def _report(sections: list[Section], remarks: str) -> Iterator[str]:
     figures: list[Figure] = []
     lines = [line for section in sections for line in section(figures)]
     yield "# Results"
@@ -59,7 +60,7 @@ def _report(sections: list[Section]) -> Iterator[str]:
     yield ""
     yield from machine.lines()
     yield from verdict(figures)
-    yield UNMET.read_text()
+    yield remarks
     yield from lines
 
 
