@@ -200,7 +200,7 @@ def _insufficient(scope: str) -> ProblemError:
 class _BearerUser(HTTPBearer):
     """FastAPI's bearer scheme, which declares itself in the OpenAPI document, and who bears the token.
 
-    As two dependencies it would cost each request some 20 µs more.
+    As two dependencies it would cost each request some 12 µs more.
     """
 
     async def __call__(self, request: Request) -> User:  # type: ignore[override]

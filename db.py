@@ -107,7 +107,7 @@ class Database:
         await self._take_slot()
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
-        lane = self._idle.pop() if self._idle else self._new_lane()
+        lane = self._idle_lane()
         lane.submit(user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return)
         deadline = loop.call_later(self._deadline, _give_up, outcome)
         try:
@@ -142,8 +142,15 @@ class Database:
         except TimeoutError:
             raise PoolExhausted from None
 
-    def _new_lane(self) -> Lane:
-        lane = Lane(self._engine, self._statement_timeout)
+    def _idle_lane(self) -> Lane:
+        """For the slot that was taken, which is given back when no thread can be started."""
+        if self._idle:
+            return self._idle.pop()
+        try:
+            lane = Lane(self._engine, self._statement_timeout)
+        except RuntimeError:
+            self._slots.release()
+            raise
         self._lanes.append(lane)
         return lane
 

@@ -10,7 +10,7 @@ No SQL about tasks belongs here.
 import asyncio
 import select
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -53,6 +53,8 @@ def driver_connection(connection: Connection) -> psycopg2.extensions.connection:
 class UserSession(Session):
     """A session whose every statement travels behind the scope of its user, in the same message.
 
+    A statement is executed once at a time: `executemany`, and so a flush that
+    changes several rows alike, is refused with a TypeError.
     `user_id` is empty between two pieces of work: that is the scope of nobody, in
     which no row can be seen.
     """
@@ -71,17 +73,17 @@ class UserSession(Session):
         It goes past SQLAlchemy's execution and result, which hold the interpreter
         for longer than psycopg2 needs in all: a fifth more gets a second.
         """
-        with closing(self._driver.cursor()) as cursor:
-            try:
+        try:
+            with closing(self._driver.cursor()) as cursor:
                 cursor.execute(*self._scoped(sql, parameters))
                 return cursor.fetchall()
-            except psycopg2.Error as error:
-                raise self._wrapped(error, cursor) from error
+        except psycopg2.Error as error:
+            raise self._wrapped(error) from error
 
     def forget(self) -> None:
         """Leave nothing of one user's work for the next one's; `fetch` alone leaves nothing."""
         self.user_id = ""
-        if self.in_transaction():
+        if self.in_transaction() or self.identity_map:
             self.close()
 
     def _scoped(self, sql: str, parameters: Mapping[str, object]) -> tuple[str, dict[str, object]]:
@@ -99,8 +101,8 @@ class UserSession(Session):
     ) -> tuple[str, dict[str, object]]:
         return self._scoped(statement, parameters)
 
-    def _wrapped(self, error: psycopg2.Error, cursor: psycopg2.extensions.cursor) -> BaseException:
-        lost = self._dialect.is_disconnect(error, self._driver, cursor)  # type: ignore[arg-type]
+    def _wrapped(self, error: psycopg2.Error) -> BaseException:
+        lost = self._dialect.is_disconnect(error, self._driver, None)  # type: ignore[arg-type]
         return DBAPIError.instance(
             None,
             None,
@@ -138,10 +140,10 @@ class Lane:
         future: asyncio.Future[T],
         done: Callable[["Lane"], None],
     ) -> None:
-        """Have `work` done in the scope of the user, and its outcome put into `future`.
+        """Have `work` done in the scope of the user.
 
         Then, in the loop of the future, calls `done` with this lane, also when
-        nobody waits for the future any more.
+        nobody waits any more, and puts the outcome into `future`.
         """
 
         def call() -> None:
@@ -149,7 +151,9 @@ class Lane:
                 settle = partial(future.set_result, self._run(user_id, work))
             except BaseException as error:
                 settle = partial(future.set_exception, error)
-            future.get_loop().call_soon_threadsafe(self._finish, future, settle, done)
+            # A loop that was stopped at once is closed, and nobody waits.
+            with suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(self._finish, future, settle, done)
 
         self._calls.put(call)
 
@@ -158,7 +162,7 @@ class Lane:
         self._calls.put(None)
         self._thread.join()
         if self._connection is not None:
-            self._connection.close()
+            self._drop_connection()
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:

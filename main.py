@@ -35,7 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="A multi-user task backend for a Better Auth frontend.",
         description=contract.DESCRIPTION,
         lifespan=_lifespan,
-        # An included router would match each request twice.
+        # An included router would match each request twice. These know nothing of
+        # `dependency_overrides`, which nothing here uses.
         routes=[*tasks.router.routes, *health.router.routes, *pages.router.routes],
         redirect_slashes=False,
         openapi_url=None,

@@ -1,7 +1,7 @@
 """How often a user may ask, and an address may be refused.
 
-Counting is the `limits` package's, with fixed windows, in this process or in a
-Redis that all processes share.
+Windows are fixed. They are counted in this process, or by the `limits` package in
+a Redis that all processes share.
 """
 
 import ipaddress

@@ -79,11 +79,14 @@ def test_windows_that_have_ended_are_counted_anew_and_thrown_away(monkeypatch: p
         assert [await windows.hit(rate, "requests", "ann") for _ in range(3)] == [True, True, False]
         assert await windows.hit(rate, "requests", "bob")
         assert await windows.get_window_stats(rate, "requests", "ann") == (1_060.0, 0)
-        now += 59.9
+        now += 30
+        assert await windows.hit(rate, "requests", "cat")
+        assert not await windows.hit(rate, "requests", "ann")
+        now += 29.9
         assert not await windows.hit(rate, "requests", "ann")
         now += 0.1
         assert await windows.hit(rate, "requests", "ann")
-        assert windows.windows.keys() == {("requests", "ann")}
+        assert windows.windows.keys() == {("requests", "ann"), ("requests", "cat")}
 
     asyncio.run(scenario())
 

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 import pytest
 from httpx2 import Response
 from sqlalchemy import URL, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import InternalError, ProgrammingError
+from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlmodel import Session
 
 from db import Database, PoolExhausted
+from lanes import UserSession
 from models import Task
 from tests.conftest import MakeSettings, Serve
 from tests.factories import full_task, new_task
@@ -119,6 +121,13 @@ def test_nothing_of_one_users_work_stays_in_the_session(make_settings: MakeSetti
         leave(session, "somebody else")
         session.flush()
 
+    def commit(session: Session, user_id: str) -> Task:
+        leave(session, user_id)
+        [task] = session.new
+        assert isinstance(task, Task)
+        session.commit()
+        return task
+
     def look(session: Session, _: str) -> tuple[int, int, int]:
         tasks = session.connection().execute(text("SELECT count(*) FROM tasks")).scalar_one()
         return len(session.new), len(session.identity_map), tasks
@@ -128,6 +137,10 @@ def test_nothing_of_one_users_work_stays_in_the_session(make_settings: MakeSetti
         user = f"leaving-{uuid.uuid4()}"
         await database.run(user, leave)
         assert await database.run(user, look) == (0, 0, 0)
+        committed = await database.run(f"{user}-too", commit)
+        assert await database.run(user, look) == (0, 0, 0)
+        with pytest.raises(DetachedInstanceError):
+            _ = committed.title
         with pytest.raises(ProgrammingError, match="row-level security"):
             await database.run(user, fail)
         assert await database.run(user, look) == (0, 0, 0)
@@ -154,6 +167,46 @@ def test_work_that_nobody_waits_for_holds_its_connection_to_the_end(make_setting
         with pytest.raises(PoolExhausted):
             await database.run("another", lambda session, user: None)
         finish.set()
+        assert await database.run("another", lambda session, user: session.user_id) == "another"
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("problems.pool")
+def test_a_thread_that_cannot_be_started_costs_no_connection(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=1, db_pool_timeout=0.1))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError):
+                await database.run("somebody", lambda session, user: None)
+        assert await database.run("somebody", lambda session, user: session.user_id) == "somebody"
+        await database.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.spec("process.reconnect")
+def test_a_server_that_can_only_be_read_is_left(make_settings: MakeSettings) -> None:
+    def write(session: UserSession, user: str) -> None:
+        session.fetch("SET LOCAL transaction_read_only = on; UPDATE tasks SET title = 'x' RETURNING id", {})
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=1))
+        await database.run("somebody", lambda session, user: session.fetch("SELECT 1", {}))
+        [lane] = database._lanes
+        before = lane._connection
+        with pytest.raises(InternalError, match="read-only"):
+            await database.run("somebody", write)
+        assert await database.run("somebody", lambda session, user: session.fetch("SELECT 1", {})) == [(1,)]
+        assert lane._connection is not before
+        assert lane._session.user_id == ""
         await database.close()
 
     asyncio.run(scenario())

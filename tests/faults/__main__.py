@@ -27,6 +27,9 @@ NEAREST = {
     "middleware.py": "tests/http",
     "problems.py": "tests/http",
     "db.py": "tests/database",
+    "lanes.py": "tests/database",
+    "rate_limits.py": "tests/auth",
+    "logs.py": "tests/http",
     "migrations/versions/0001_tasks.py": "tests/database",
 }
 """The tests that run first when a file is changed; the others follow."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from logs import BATCH_LINES, BatchHandler, JsonFormatter
+from logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
 from tests.support import SECRET, TASKS, Caller, client_as
 
 
@@ -62,6 +62,7 @@ log.setLevel(logging.INFO)
 @pytest.mark.spec("process.logs.prompt")
 def test_lines_of_a_loop_are_written_together(output: Output) -> None:
     async def scenario() -> None:
+        assert BATCH_SECONDS <= 0.05
         log.info("one")
         log.info("two")
         assert output.writes == []
