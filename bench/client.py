@@ -65,9 +65,9 @@ class Client:
             raise WrongAnswer(f"{method} {path} was answered {answer.status}: {answer.body.decode()}")
         return answer
 
-    def page(self, number: int, limit: int, query: str = "") -> str:
+    def page(self, number: int, limit: int) -> str:
         """The path of the page, the first being number 1, found by following the links."""
-        path = f"{TASKS}?limit={limit}{query}"
+        path = f"{TASKS}?limit={limit}"
         for _ in range(number - 1):
             following = self.ask("GET", path).following
             if following is None:

@@ -22,7 +22,6 @@ router = APIRouter(prefix="/api/tasks", tags=["tasks"], generate_unique_id_funct
 _one = TypeAdapter(TaskRead)
 _many = TypeAdapter(list[TaskRead])
 
-
 NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
