@@ -8,15 +8,19 @@ No SQL about tasks belongs here.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Engine, NullPool, create_engine
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from lanes import ROLE, Lane, UserSession, sqlstate
+from lanes import ROLE, Lane, UserSession, adopt_connection, sqlstate
+from request_context import current_request
 from settings import DatabaseSettings, Settings
+
+log = logging.getLogger(__name__)
 
 SCHEMA_REVISION = "0001"
 """The migration that this version needs; a later one is fine, see schema.revision."""
@@ -29,6 +33,9 @@ NOT_MIGRATED = {"42P01", "42703", "42501", "22023"}
 
 # row_security_active answers for the role that asks, which is the dropped one.
 _READINESS = "SELECT current_user, row_security_active('tasks'), (SELECT version_num FROM alembic_version)"
+
+ABANDON_SECONDS = 1.0
+"""How long a thread may take to come back after its connection was shut down."""
 
 GRACE_SECONDS = 1.0
 """How much longer than its server a request waits: a full pooler holds statements back unseen."""
@@ -56,7 +63,7 @@ def connect(url: URL, settings: DatabaseSettings) -> Engine:
     start-up parameters. Keepalives and the user timeout end a connection whose
     server vanished without a word after some 20 seconds.
     """
-    return create_engine(
+    engine = create_engine(
         url,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
@@ -71,22 +78,34 @@ def connect(url: URL, settings: DatabaseSettings) -> Engine:
             "tcp_user_timeout": 20_000,
         },
     )
+    event.listen(engine, "connect", adopt_connection, insert=True)
+    return engine
 
 
 class Database:
-    """As many lanes as DB_POOL_SIZE, of which the one that was used last is used first."""
+    """A pool of DB_POOL_SIZE lanes, of which the one that was used last is used first.
+
+    A lane that does not answer by its deadline is interrupted: its connection is
+    shut down, which gives the lane back within milliseconds. One that does not come
+    back even so (it hangs in name resolution, or in libpq while a connection is being
+    opened) is abandoned after ABANDON_SECONDS: its place goes to a new lane, and its
+    thread ends when it comes back. At most DB_POOL_SIZE lanes are abandoned at a time.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._engine = connect(settings.database_url, settings)
         self._statement_timeout = settings.db_statement_timeout
-        self._lanes: list[Lane] = []
+        self._size = settings.db_pool_size
+        self._lanes: set[Lane] = set()
         self._idle: list[Lane] = []
+        self._abandoned: set[Lane] = set()
+        self._stuck: set[Lane] = set()
+        self._timers: dict[Lane, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(settings.db_pool_size)
         self._patience = settings.db_pool_timeout
         self._deadline = settings.db_connect_timeout + settings.db_statement_timeout + GRACE_SECONDS
-        self._readiness = asyncio.Lock()
+        self._readiness: asyncio.Task[str | None] | None = None
         self._readiness_expires = 0.0
-        self._unready: str | None = None
 
     async def run(
         self,
@@ -99,38 +118,56 @@ class Database:
 
         What `work` writes is committed statement by statement, so it is durable
         when this returns. Work that has begun is finished even when the caller
-        goes away, and holds its connection until then.
+        goes away, and holds its connection until then, or until its deadline.
 
         Raises PoolExhausted when no connection came free in time, Unanswered when
         the work took longer than it may, and whatever `work` raises.
         """
+        asked_at = time.perf_counter()
         await self._take_slot()
+        began_at = time.perf_counter()
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         lane = self._idle_lane()
+        self._timers[lane] = loop.call_later(self._deadline, self._interrupt, lane, outcome)
         lane.submit(user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return)
-        deadline = loop.call_later(self._deadline, _give_up, outcome)
         try:
             return await outcome
         finally:
-            deadline.cancel()
+            request = current_request.get()
+            if request is not None:
+                request.wait += began_at - asked_at
+                request.database += time.perf_counter() - began_at
 
     async def check_ready(self) -> None:
         """Raise NotReady unless the database can be served from; see health.ready.
 
-        Callers that come together share one answer.
+        One check at a time, whose answer all callers share, and which goes on when
+        they go away: else each of them could leave a hanging check behind.
         """
-        async with self._readiness:
-            if time.monotonic() >= self._readiness_expires:
-                self._unready = await self._find_fault()
-                self._readiness_expires = time.monotonic() + READINESS_SECONDS
-        if self._unready is not None:
-            raise NotReady(self._unready)
+        if self._readiness is None or (
+            self._readiness.done() and time.monotonic() >= self._readiness_expires
+        ):
+            self._readiness = asyncio.create_task(self._check_readiness())
+        fault = await asyncio.shield(self._readiness)
+        if fault is not None:
+            raise NotReady(fault)
+
+    def is_stuck(self) -> bool:
+        """Whether every connection is held by a thread that will not come back.
+
+        Only a restart of the process helps then. Not the same as a database that is
+        away: threads that wait for one come back by their deadline.
+        """
+        return len(self._stuck) >= self._size
 
     async def close(self) -> None:
-        """Let running work finish, then close the connections."""
+        """Let running work finish, within its deadline, then close the connections."""
         for lane in self._lanes:
-            await asyncio.to_thread(lane.close)
+            lane.stop()
+        ends_at = time.monotonic() + self._deadline + ABANDON_SECONDS
+        for lane in [*self._lanes]:
+            await asyncio.to_thread(lane.join, max(0.0, ends_at - time.monotonic()))
 
     async def _take_slot(self) -> None:
         if not self._slots.locked():
@@ -151,12 +188,50 @@ class Database:
         except RuntimeError:
             self._slots.release()
             raise
-        self._lanes.append(lane)
+        self._lanes.add(lane)
         return lane
 
     def _return(self, lane: Lane) -> None:
+        self._timers.pop(lane).cancel()
+        if lane in self._abandoned:
+            self._abandoned.discard(lane)
+            lane.stop()
+            return
+        self._stuck.discard(lane)
         self._idle.append(lane)
         self._slots.release()
+
+    def _interrupt(self, lane: Lane, outcome: asyncio.Future[T]) -> None:
+        """The deadline: answer the caller, and get the thread back."""
+        log.warning("Database connection closed: no answer within %g s", self._deadline)
+        if not outcome.done():
+            outcome.set_exception(Unanswered())
+        lane.interrupt()
+        self._abandon_later(lane)
+
+    def _abandon_later(self, lane: Lane) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[lane] = loop.call_later(ABANDON_SECONDS, self._abandon, lane)
+
+    def _abandon(self, lane: Lane) -> None:
+        """Give the place of a thread that does not come back to a new one, if there may be another."""
+        if len(self._abandoned) >= self._size:
+            if lane not in self._stuck:
+                log.error("Database thread stuck, and %d abandoned already", self._size)
+            self._stuck.add(lane)
+            self._abandon_later(lane)
+            return
+        log.error("Database thread abandoned: it does not return from libpq")
+        self._stuck.discard(lane)
+        self._lanes.discard(lane)
+        self._abandoned.add(lane)
+        self._slots.release()
+
+    async def _check_readiness(self) -> str | None:
+        try:
+            return await self._find_fault()
+        finally:
+            self._readiness_expires = time.monotonic() + READINESS_SECONDS
 
     async def _find_fault(self) -> str | None:
         try:
@@ -176,11 +251,6 @@ class Database:
         if role != ROLE or not guarded:
             return "Row security is not active."
         return None
-
-
-def _give_up(outcome: asyncio.Future[T]) -> None:
-    if not outcome.done():
-        outcome.set_exception(Unanswered())
 
 
 def _read_readiness(session: UserSession, _: str) -> tuple[str, bool, str | None]:

@@ -95,18 +95,16 @@ async def _overloaded(request: Request, error: Exception) -> Response:
 
 
 async def _unanswered(request: Request, error: Exception) -> Response:
-    log.warning("database unanswered", extra={"request_id": request.state.request_id})
     return _answer(request, problems.unavailable("The database did not answer in time."))
 
 
 async def _database(request: Request, error: Exception) -> Response:
     assert isinstance(error, DBAPIError)
     answer = problems.from_database(error)
-    request_id = {"request_id": request.state.request_id}
     if answer.kind is problems.INTERNAL_ERROR:
-        log.error("database error", exc_info=error, extra=request_id)
+        log.error("database error", exc_info=error)
     else:
-        log.warning("database unavailable: %s", logs.name(error), extra=request_id)
+        log.warning("database unavailable: %s", logs.name(error))
     return _answer(request, answer)
 
 

@@ -8,12 +8,15 @@ No SQL about tasks belongs here.
 """
 
 import asyncio
+import os
 import select
+import socket
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import psycopg2
@@ -129,6 +132,7 @@ class Lane:
         self._lost = False
         self._session: UserSession
         self._poll: select.poll
+        self._interruption = _Interruption()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._serve, name="database", daemon=True)
         self._thread.start()
@@ -155,18 +159,32 @@ class Lane:
             with suppress(RuntimeError):
                 future.get_loop().call_soon_threadsafe(self._finish, future, settle, done)
 
+        self._interruption.reset()
         self._calls.put(call)
 
-    def close(self) -> None:
-        """Let running work finish, then close the connection."""
+    def interrupt(self) -> None:
+        """End the connection in use, from another thread, so that the work on it fails at once.
+
+        A connection that is still being opened is ended as soon as it is open:
+        libpq offers no way to reach its socket before.
+        """
+        self._interruption.interrupt()
+
+    def stop(self) -> None:
+        """Let running work finish, then close the connection and end the thread."""
         self._calls.put(None)
-        self._thread.join()
-        if self._connection is not None:
-            self._drop_connection()
+
+    def join(self, timeout: float) -> bool:
+        """Whether the thread has ended within so many seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _serve(self) -> None:
+        _thread.lane = self
         while (call := self._calls.get()) is not None:
             call()
+        if self._connection is not None:
+            self._drop_connection()
 
     def _finish(
         self, future: asyncio.Future[T], settle: Callable[[], None], done: Callable[["Lane"], None]
@@ -196,17 +214,26 @@ class Lane:
         return self._session
 
     def _connect(self) -> None:
-        connection = self._engine.connect()
+        try:
+            connection = self._engine.connect()
+        except BaseException:
+            self._interruption.forget()
+            raise
         self._poll = select.poll()
         self._poll.register(driver_connection(connection).fileno(), select.POLLIN)
         self._session = UserSession(connection, self._statement_timeout)
         self._connection = connection
         self._lost = False
 
+    def adopt(self, driver: psycopg2.extensions.connection) -> None:
+        """Make a connection that was just opened one that `interrupt` ends."""
+        self._interruption.watch(driver.fileno())
+
     def _is_closed_by_server(self) -> bool:
         """Whether the idle connection has something to read.
 
-        Nobody asked the server anything, so it can only be its farewell. This
+        No query is pending, so a readable socket means that the server closed the
+        connection, that it was interrupted, or that an answer came too late. This
         finds a dead connection without the round trip of a ping.
         """
         return bool(self._poll.poll(0))
@@ -214,5 +241,65 @@ class Lane:
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None
+        self._interruption.forget()
         connection.invalidate()
         connection.close()
+
+
+class _Interruption:
+    """Ends a connection from another thread, by shutting its socket down.
+
+    libpq waits without limit while the peer's kernel acknowledges: neither
+    keepalives nor TCP_USER_TIMEOUT end that wait, and PQcancel asks the very server
+    that does not answer. The descriptor is a duplicate: libpq may close its own at
+    any time, and the number may then belong to another connection.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._socket: socket.socket | None = None
+        self._requested = False
+
+    def reset(self) -> None:
+        with self._lock:
+            self._requested = False
+
+    def watch(self, descriptor: int) -> None:
+        with self._lock:
+            self._close()
+            self._socket = socket.socket(fileno=os.dup(descriptor))
+            if self._requested:
+                self._shut_down(self._socket)
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._requested = True
+            if self._socket is not None:
+                self._shut_down(self._socket)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _shut_down(self, connected: socket.socket) -> None:
+        # The peer may have closed it already.
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+
+class _Thread(threading.local):
+    lane: Lane | None = None
+
+
+_thread = _Thread()
+
+
+def adopt_connection(driver: psycopg2.extensions.connection, _: object) -> None:
+    """Listens to an engine's new connections, before SQLAlchemy sends the first statement on one."""
+    if _thread.lane is not None:
+        _thread.lane.adopt(driver)

@@ -18,6 +18,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
 
 from lanes import sqlstate
+from request_context import current_request
 
 BATCH_SECONDS = 0.05
 """How long the line of a request may wait for others, to be written together with them."""
@@ -25,15 +26,16 @@ BATCH_SECONDS = 0.05
 BATCH_LINES = 500
 """How many may wait at most."""
 
-_EXTRA = ("method", "route", "status", "duration_ms", "request_id", "user_id")
+_EXTRA = ("method", "route", "status", "duration_ms", "user_id")
 
 
-# Else `json` makes an encoder for each line.
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+# One encoder for all lines: `json.dumps` with options makes one for each. ASCII only,
+# so that no bidirectional control or look-alike of a user id can disguise a line.
+_encode = json.JSONEncoder(default=str).encode
 
 
 class JsonFormatter(logging.Formatter):
-    """Renders a record with the fields of the request that it is about, if any."""
+    """Renders a record with the fields of the request in progress, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -43,6 +45,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: value for name in _EXTRA if (value := getattr(record, name, None)) is not None}
+        request = current_request.get()
+        if request is not None:
+            line["request_id"] = request.request_id
         if record.exc_info and record.exc_info[1]:
             line["exception"] = "".join(describe(record.exc_info[1]))
         return _encode(line)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from problems import CORS_REFUSED, ProblemError, internal_error, response
+from request_context import RequestInfo, current_request
 
 access = logging.getLogger("access")
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class RequestContext:
             scope["method"] = "GET"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        current_request.set(RequestInfo(request_id))
         caching = _PRIVATE if _is_about_tasks(scope["path"]) else _NO_STORE
         status: int | None = None
 
@@ -105,7 +107,6 @@ class RequestContext:
                     "route": getattr(route, "path", None),
                     "status": status,
                     "duration_ms": round((time.perf_counter() - started) * 1000, 2),
-                    "request_id": request_id,
                     "user_id": state.get("user_id"),
                 },
             )
@@ -148,11 +149,10 @@ class Unforeseen:
         try:
             await self.app(scope, receive, watch)
         except Exception:
-            request_id = scope["state"]["request_id"]
-            log.exception("unforeseen fault", extra={"request_id": request_id})
+            log.exception("unforeseen fault")
             if started:
                 raise
-            await response(request_id, internal_error())(scope, receive, send)
+            await response(scope["state"]["request_id"], internal_error())(scope, receive, send)
 
 
 def _is_about_tasks(path: str) -> bool:

@@ -21,10 +21,17 @@ class Health(BaseModel):
     responses={
         200: contract.success("It runs.", example={"status": "live"}),
         500: contract.problem(problems.INTERNAL_ERROR),
+        503: contract.problem(problems.UNAVAILABLE),
     },
 )
-async def live() -> Health:
-    """Whether the process runs. Touches nothing; ask as often as you like."""
+async def live(request: Request) -> Health:
+    """Whether the process can work. Touches nothing; ask as often as you like.
+
+    503 means that only a restart helps: all database threads are stuck.
+    """
+    database: Database = request.app.state.database
+    if database.is_stuck():
+        raise problems.unavailable("All database threads are stuck. Restart this process.")
     return Health(status="live")
 
 

@@ -20,12 +20,16 @@ AUTHENTICATION = "p"
 
 @dataclass
 class Wire:
-    """What was sent since the last `clear`, and the means to cut the line."""
+    """What was sent since the last `clear`, and the means to cut the line or to silence it."""
 
     url: URL
     messages: list[str] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
     opened: int = 0
+    silent: bool = False
+    """While true, no answer passes, and none ever will on a connection that lost one."""
+    silent_from: str | None = None
+    """A message that contains this makes the line silent; TCP stays up."""
 
     def clear(self) -> None:
         self.messages.clear()
@@ -61,14 +65,17 @@ def _accept(listener: socket.socket, url: URL, seen: Wire) -> None:
         server = socket.create_connection((url.host or "127.0.0.1", url.port or 5432))
         seen.opened += 1
         seen.connections += [client, server]
-        threading.Thread(target=_copy, args=(server, client), daemon=True).start()
+        threading.Thread(target=_copy, args=(server, client, seen), daemon=True).start()
         threading.Thread(target=_forward, args=(client, server, seen), daemon=True).start()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, seen: Wire) -> None:
+    silent = False
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            target.sendall(data)
+            silent = silent or seen.silent
+            if not silent:
+                target.sendall(data)
     _close(source, target)
 
 
@@ -86,6 +93,8 @@ def _forward(client: socket.socket, server: socket.socket, seen: Wire) -> None:
             body = _read(client, length - 4)
             if kind.decode() != AUTHENTICATION:
                 seen.messages.append(kind.decode() + body.decode(errors="replace"))
+            if seen.silent_from is not None and seen.silent_from.encode() in body:
+                seen.silent = True
             server.sendall(header + body)
     _close(client, server)
 

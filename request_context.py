@@ -1,0 +1,22 @@
+"""The request in progress, for whoever logs or measures on its behalf.
+
+A context variable, because the database layer and timers know no request object.
+Each request runs in a task of its own, so that none sees another's.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class RequestInfo:
+    """Identity and timings of one request; durations are in seconds."""
+
+    request_id: str
+    wait: float = 0.0
+    """Spent waiting for a database connection."""
+    database: float = 0.0
+    """Spent on database round trips, thread hand-over included."""
+
+
+current_request: ContextVar[RequestInfo | None] = ContextVar("current_request", default=None)

@@ -1,0 +1,199 @@
+"""A database that goes silent while TCP stays up: no request after that pays for it."""
+
+import asyncio
+import logging
+import threading
+import uuid
+
+import pytest
+from sqlalchemy import URL
+
+import db
+from db import Database, NotReady, Unanswered
+from lanes import UserSession
+from tests.conftest import MakeSettings, Serve
+from tests.stage import Sql, libpq
+from tests.support import TASKS, Caller, assert_problem, client_as, wait_until
+from tests.wire import Wire, wire
+
+SHORT = {"db_connect_timeout": 1, "db_statement_timeout": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of a request is then 1.3 s."""
+    monkeypatch.setattr(db, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(db, "ABANDON_SECONDS", 0.1)
+
+
+@pytest.fixture
+def caller(serve: Serve, database_wire: Wire) -> Caller:
+    """A user of a service that has one connection, through a line that can be silenced."""
+    client = serve(database_url=libpq(database_wire.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT)
+    return client_as(client, f"hung-{uuid.uuid4()}")
+
+
+def peek(session: UserSession, _: str) -> int:
+    [[one]] = session.fetch("SELECT 1", {})
+    return int(one)
+
+
+@pytest.mark.spec("process.hung-connections", "problems.deadline")
+def test_a_connection_that_goes_silent_is_closed_and_replaced(
+    caller: Caller, database_wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = caller.create()
+    database_wire.silent = True
+    response = caller.patch(task["id"], {"title": "unknown"})
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+    database_wire.silent = False
+    assert caller.read(task["id"])["version"] in {1, 2}
+    assert database_wire.opened == 2
+    assert [record.levelname for record in caplog.records if record.name == "db"] == ["WARNING"]
+
+
+@pytest.mark.spec("process.hung-connections")
+def test_an_answer_that_comes_late_reaches_nobody(
+    caller: Caller, database_wire: Wire, database_url: URL, sql: Sql
+) -> None:
+    """Every later request gets its own answer, not the one that was on its way to an earlier one."""
+    tasks = [caller.create(title=f"t{number}") for number in range(3)]
+    database_wire.silent = True
+    assert caller.get(f"{TASKS}/{tasks[0]['id']}").status_code == 503
+    database_wire.silent = False
+    assert [caller.read(task["id"])["title"] for task in tasks] == ["t0", "t1", "t2"]
+
+
+@pytest.mark.spec("process.hung-connections")
+@pytest.mark.parametrize("hangs_at", ["set_config", "pg_catalog.version()"])
+def test_a_connection_that_hangs_while_it_is_set_up_is_replaced(
+    caller: Caller, database_wire: Wire, hangs_at: str
+) -> None:
+    database_wire.silent_from = hangs_at
+    assert_problem(caller.get(), 503, "unavailable")
+    database_wire.silent_from, database_wire.silent = None, False
+    assert caller.get().status_code == 200
+
+
+@pytest.mark.spec("process.hung-connections")
+def test_a_server_that_accepts_and_says_nothing_costs_no_thread(caller: Caller, database_wire: Wire) -> None:
+    database_wire.silent = True
+    assert_problem(caller.get(), 503, "unavailable")
+    database_wire.silent = False
+    assert caller.get().status_code == 200
+
+
+@pytest.mark.spec("process.hung-connections")
+def test_a_caller_who_goes_away_leaves_no_hung_thread(
+    make_settings: MakeSettings, database_wire: Wire
+) -> None:
+    settings = make_settings(
+        database_url=libpq(database_wire.url), db_pool_size=1, db_pool_timeout=5, **SHORT
+    )
+
+    async def scenario() -> int:
+        database = Database(settings)
+        await database.run("somebody", peek)
+        database_wire.silent = True
+        caller = asyncio.create_task(database.run("somebody", peek))
+        await asyncio.to_thread(wait_until, lambda: len(database_wire.messages) > 1, "nothing was sent")
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        database_wire.silent = False
+        found = await database.run("somebody", peek)
+        await database.close()
+        return found
+
+    database_wire.clear()
+    assert asyncio.run(scenario()) == 1
+
+
+@pytest.mark.spec("process.hung-connections")
+def test_a_stop_does_not_wait_for_a_hung_connection(make_settings: MakeSettings, database_wire: Wire) -> None:
+    settings = make_settings(database_url=libpq(database_wire.url), db_pool_size=2, **SHORT)
+
+    async def scenario() -> None:
+        database = Database(settings)
+        await database.run("somebody", peek)
+        database_wire.silent = True
+        with pytest.raises(Unanswered):
+            await database.run("somebody", peek)
+        await database.close()
+
+    before = database_threads()
+    asyncio.run(scenario())
+    assert database_threads() == before
+
+
+@pytest.fixture
+def unending(database_url: URL, sql: Sql) -> URL:
+    """Connecting as this user never ends once the line is silent.
+
+    Its DateStyle is not ISO, so that psycopg2 sends a statement before it hands the
+    connection over, and waits for the answer without a limit.
+    """
+    name = f"unending_{uuid.uuid4().hex}"
+    sql(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'unending'")
+    sql(f"ALTER ROLE {name} SET DateStyle = 'German'")
+    return database_url.set(username=name, password="unending")
+
+
+@pytest.mark.spec("process.hung-connections", "health.live.stuck")
+def test_threads_that_never_return_are_abandoned_and_bounded(
+    serve: Serve, unending: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    with wire(unending) as line:
+        line.silent_from = "SET datestyle"
+        client = serve(database_url=libpq(line.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT)
+        caller = client_as(client, f"unending-{uuid.uuid4()}")
+        before = database_threads()
+        first = caller.get(headers={"X-Request-ID": "the-first"})
+        assert_problem(first, 503, "unavailable")
+        wait_until(lambda: errors(caplog) == ["Database thread abandoned"], "the thread is not given up")
+        assert client.get("/health/live").status_code == 200
+        line.silent = False
+        assert_problem(caller.get(), 503, "unavailable")
+        wait_until(lambda: client.get("/health/live").status_code == 503, "nobody notices")
+        assert_problem(client.get("/health/live"), 503, "unavailable")
+        assert database_threads() == before + 2
+        assert errors(caplog) == ["Database thread abandoned", "Database thread stuck"]
+        line.silent_from, line.silent = None, False
+        line.cut()
+        wait_until(lambda: client.get("/health/live").status_code == 200, "it does not recover")
+        wait_until(lambda: caller.get().status_code == 200, "it does not recover")
+        wait_until(lambda: database_threads() == before + 1, "the abandoned thread stays")
+
+
+def database_threads() -> int:
+    return sum(thread.name == "database" for thread in threading.enumerate())
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage().partition(":")[0].partition(",")[0]
+        for record in caplog.records
+        if record.name == "db" and record.levelno == logging.ERROR
+    ]
+
+
+@pytest.mark.spec("health.ready.once")
+def test_readiness_checks_of_callers_who_went_away_hold_one_connection(
+    make_settings: MakeSettings, database_wire: Wire
+) -> None:
+    settings = make_settings(database_url=libpq(database_wire.url), db_pool_size=2, **SHORT)
+
+    async def scenario() -> None:
+        database = Database(settings)
+        database_wire.silent = True
+        for _ in range(5):
+            check = asyncio.create_task(database.check_ready())
+            await asyncio.sleep(0)
+            check.cancel()
+        with pytest.raises(NotReady):
+            await database.check_ready()
+        assert len(database._lanes) == 1
+        await database.close()
+
+    asyncio.run(scenario())
