@@ -81,7 +81,12 @@ _OF_EVERY_TASK_OPERATION = (
     problems.INTERNAL_ERROR,
     problems.UNAVAILABLE,
 )
-OF_A_BODY = (problems.MALFORMED_BODY, problems.BODY_TOO_LARGE, problems.UNSUPPORTED_MEDIA_TYPE)
+OF_A_BODY = (
+    problems.MALFORMED_BODY,
+    problems.REQUEST_TIMEOUT,
+    problems.BODY_TOO_LARGE,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+)
 OF_AN_ID = (problems.NOT_FOUND,)
 
 

@@ -5,6 +5,9 @@ Everything that differs from place to place comes from the environment, through
 """
 
 import gc
+import resource
+import socket
+import tempfile
 from pathlib import Path
 from signal import SIG_BLOCK, SIG_UNBLOCK, SIGTERM, pthread_sigmask
 
@@ -20,15 +23,37 @@ configure(_settings.log_level)
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "asgi"
+worker_class = "web.connections.BoundedWorker"
 logger_class = GunicornLogger
 
-# A worker's heartbeat is a file; in a container only memory is never slow.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
-# Seconds that an idle connection is kept. Longer would spare routers some new
-# connections, but a stop has to wait for them: it takes this long at least.
+def heartbeat_folder(folder: Path) -> str | None:
+    """`folder` when files can be made there, else None for gunicorn's own choice.
+
+    A worker's heartbeat is a file, and writes to it must not block, so it belongs in
+    memory. A minimal container may have no /dev/shm, or one that is read-only.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return None
+
+
+worker_tmp_dir = heartbeat_folder(Path("/dev/shm"))  # noqa: S108
+
+# Seconds that a connection may wait for a request, and a request's headers may
+# take. Longer would spare routers some new connections, but a stop waits for idle
+# connections: it takes this long at least.
 keepalive = 10
+
+# Of one worker at a time. The rest of the descriptors is for files, databases and Redis.
+_SPARE_DESCRIPTORS = 128
+worker_connections = min(1000, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS))
+
+# Milliseconds after which the kernel ends a connection whose peer acknowledges
+# nothing, or reads nothing of an answer. It also covers what is already closed here.
+_UNREAD_TIMEOUT = 10_000
 
 # Heroku kills 30 s after SIGTERM: requests in flight get 25.
 graceful_timeout = 25
@@ -41,6 +66,14 @@ control_socket_disable = True
 # with the requests that are already in them; and a router may send more until it
 # knows of the stop.
 _farewell = 1
+
+
+def when_ready(arbiter: Arbiter) -> None:
+    """Accepted connections inherit the option from the listening socket; macOS has none such."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    for listener in arbiter.LISTENERS:
+        if option is not None and listener.sock.family in {socket.AF_INET, socket.AF_INET6}:
+            listener.sock.setsockopt(socket.IPPROTO_TCP, option, _UNREAD_TIMEOUT)
 
 
 def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:

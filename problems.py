@@ -81,6 +81,12 @@ METHOD_NOT_ALLOWED = ProblemType(
     "The method is not allowed here",
     "The path exists, but not with this method. The Allow header names those it has.",
 )
+REQUEST_TIMEOUT = ProblemType(
+    "request-timeout",
+    408,
+    "The body took too long",
+    "A body has to arrive within 10 seconds. Send the request again.",
+)
 BODY_TOO_LARGE = ProblemType(
     "body-too-large",
     413,
@@ -132,6 +138,7 @@ TYPES = {
         INSUFFICIENT_SCOPE,
         NOT_FOUND,
         METHOD_NOT_ALLOWED,
+        REQUEST_TIMEOUT,
         BODY_TOO_LARGE,
         UNSUPPORTED_MEDIA_TYPE,
         INVALID_REQUEST,

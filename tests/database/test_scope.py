@@ -357,6 +357,14 @@ class Locked:
         query = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
         wait_until(lambda: sql(query, self._pid), "nobody waits for the lock")
 
+    def wait_for_waiters(self, sql: Sql, count: int) -> None:
+        """Until so many statements of requests on the row wait, one behind the other."""
+        query = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+        )
+        wait_until(lambda: sql(query) == [(count,)], "nobody waits for the lock")
+
     def terminate_waiter(self, sql: Sql) -> None:
         sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))",

@@ -58,6 +58,7 @@ _PROBLEMS: Mapping[str, int] = {
     "insufficient-scope": 403,
     "not-found": 404,
     "method-not-allowed": 405,
+    "request-timeout": 408,
     "body-too-large": 413,
     "unsupported-media-type": 415,
     "invalid-request": 422,

@@ -24,7 +24,7 @@ def test_the_application_serves_the_committed_contract(anonymous: Caller) -> Non
 def test_every_operation_declares_what_it_can_answer_with() -> None:
     paths = json.loads(COMMITTED.read_text())["paths"]
     common = {"401", "403", "422", "429", "500", "503"}
-    of_a_body = {"400", "413", "415"}
+    of_a_body = {"400", "408", "413", "415"}
     assert {
         (path, method): set(operation["responses"])
         for path, operations in paths.items()

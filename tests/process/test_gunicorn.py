@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.database.test_scope import Locked
-from tests.process.service import PATIENCE, running, variables
+from tests.process.service import PATIENCE, Service, running, start, variables
 from tests.stage import ROOT, Sql
 from tests.support import SECRET, TASKS, wait_until
 from tests.wire import wire
@@ -100,6 +100,41 @@ def wait_until_refused(port: int) -> None:
     """Until nobody listens there: state 0A in proc(5)'s list, which costs no connection."""
     mark = f":{port:04X} 00000000:0000 0A"
     wait_until(lambda: mark not in Path("/proc/net/tcp").read_text(), "it goes on listening")
+
+
+@pytest.mark.parametrize(
+    ("folder", "chosen"), [("/dev/shm", "/dev/shm"), ("/proc", "None"), ("/nowhere", "None")]
+)
+def test_a_folder_that_cannot_be_written_to_holds_no_heartbeat(
+    database_url: URL, folder: str, chosen: str
+) -> None:
+    """/proc takes no files, not even from root."""
+    code = (
+        "import pathlib, runpy; conf = runpy.run_path('gunicorn.conf.py');"
+        f" print(conf['heartbeat_folder'](pathlib.Path('{folder}')))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=variables(database_url),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout.strip() == chosen
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_on_ipv6(database_url: URL, output: Path, host: str) -> None:
+    environment = variables(database_url, HOST=host)
+    process = start([sys.executable, "-m", "gunicorn", "main:app"], environment, output)
+    service = Service(process, f"http://[::1]:{environment['PORT']}", output)
+    try:
+        assert service.wait_for("/health/live", 200).json() == {"status": "live"}
+    finally:
+        service.client.close()
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.spec("process.logs", "http.head")

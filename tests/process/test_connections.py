@@ -1,0 +1,273 @@
+"""Client connections that are silent, slow, too many or malformed, against live gunicorn."""
+
+import re
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
+from sqlalchemy import URL
+
+from tests.database.test_scope import Locked
+from tests.process.service import Service, running, variables
+from tests.stage import Sql
+from tests.support import SECRET, TASKS, client_as
+from tests.wire import wire
+from tools.tokens import mint
+from web.connections import BODY_PIECES, HEADER_BYTES, BoundedWorker
+
+KEPT_SECONDS = 10
+"""How long a connection may wait for a request; `keepalive` in gunicorn.conf.py."""
+
+
+@pytest.fixture(scope="module")
+def service(database_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    output = tmp_path_factory.mktemp("connections") / "output"
+    with running(variables(database_url), output) as service:
+        yield service
+
+
+def connected(service: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.client.base_url.port or 0), timeout=30)
+
+
+def answer(connection: socket.socket) -> str:
+    """Everything until the service closes the connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            received += data
+    return received.decode()
+
+
+def exchange(service: Service, request: str) -> str:
+    with connected(service) as connection:
+        connection.sendall(request.encode())
+        return answer(connection)
+
+
+def head(method: str, path: str, *fields: str, user: str = "somebody") -> str:
+    token = mint(SECRET, user)
+    return "\r\n".join(
+        [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", *fields, "", ""]
+    )
+
+
+def post(*fields: str) -> str:
+    return head("POST", TASKS, "Content-Type: application/json", *fields)
+
+
+def silent(connection: socket.socket) -> None:
+    pass
+
+
+def half_sent(connection: socket.socket) -> None:
+    connection.sendall(b"GET /api/tasks HTTP/1.1\r\nHost: loc")
+
+
+def idle_after_a_request(connection: socket.socket) -> None:
+    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def dripping_headers(connection: socket.socket) -> None:
+    connection.sendall(b"GET /api/tasks HTTP/1.1\r\nX-Slow: ")
+    drip(connection)
+
+
+def dripping_body(connection: socket.socket) -> None:
+    connection.sendall(post("Content-Length: 1000").encode())
+    drip(connection)
+
+
+def drip(connection: socket.socket) -> None:
+    connection.settimeout(0.5)
+    for _ in range(50):
+        with suppress(TimeoutError):
+            if connection.recv(1, socket.MSG_PEEK) == b"":
+                break
+            break
+        connection.sendall(b"x")
+    connection.settimeout(30)
+
+
+@pytest.mark.spec("http.timeouts.headers", "http.timeouts.idle", "http.timeouts.body")
+def test_a_connection_that_says_too_little_is_ended(service: Service) -> None:
+    def seconds(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
+        with connected(service) as connection:
+            began_at = time.monotonic()
+            behave(connection)
+            return time.monotonic() - began_at, answer(connection)
+
+    def measure(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
+        began_at = time.monotonic()
+        _, said = seconds(behave)
+        return time.monotonic() - began_at, said
+
+    kinds = [silent, half_sent, idle_after_a_request, dripping_headers, dripping_body]
+    with ThreadPoolExecutor(len(kinds)) as threads:
+        ended = dict(zip([kind.__name__ for kind in kinds], threads.map(measure, kinds), strict=True))
+    for kind, (lasted, _) in ended.items():
+        assert KEPT_SECONDS - 1 < lasted < KEPT_SECONDS + 3, kind
+    slow = ended["dripping_body"][1]
+    assert slow.startswith("HTTP/1.1 408 ")
+    assert "connection: close" in slow.lower()
+    assert '"type":"/problems/request-timeout"' in slow
+
+
+@pytest.mark.spec("http.unread-body")
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (f"POST {TASKS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", 401),
+        (head("DELETE", f"{TASKS}/{uuid.UUID(int=1)}", "Content-Length: 9"), 404),
+        (post("Content-Length: 65537"), 413),
+    ],
+    ids=["before authentication", "an operation without a body", "too large"],
+)
+def test_an_answer_before_the_end_of_the_body_announces_the_close(
+    service: Service, request_: str, status: int
+) -> None:
+    said = exchange(service, request_)
+    assert said.startswith(f"HTTP/1.1 {status} ")
+    assert "connection: close" in said.lower()
+
+
+@pytest.mark.spec("http.host")
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_only_http_1_0_may_leave_the_host_out(service: Service, version: str) -> None:
+    said = exchange(service, f"GET /health/live HTTP/{version}\r\nConnection: close\r\n\r\n")
+    assert said.startswith(f"HTTP/{version} 200 " if version == "1.0" else "HTTP/1.1 400 ")
+
+
+@pytest.mark.spec("http.transfer-coding")
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity"])
+def test_another_transfer_coding_is_not_implemented(service: Service, coding: str) -> None:
+    said = exchange(service, post(f"Transfer-Encoding: {coding}") + "0\r\n\r\n")
+    # gunicorn itself refuses what does not end with chunked.
+    assert re.match(r"HTTP/1.1 (501|400) ", said)
+    assert not coding.endswith("chunked") or said.startswith("HTTP/1.1 501 ")
+
+
+@pytest.mark.spec("http.pieces")
+@pytest.mark.parametrize(("pieces", "status"), [(BODY_PIECES - 20, 201), (BODY_PIECES + 1, 400)])
+def test_a_body_comes_in_a_bounded_number_of_chunks(service: Service, pieces: int, status: int) -> None:
+    body = '{"title": "' + "x" * 9 + '"' + " " * (pieces - 21) + "}"
+    chunks = "".join(f"1\r\n{character}\r\n" for character in body)
+    said = exchange(service, post("Transfer-Encoding: chunked", "Connection: close") + chunks + "0\r\n\r\n")
+    assert said.startswith(f"HTTP/1.1 {status} ")
+
+
+@pytest.mark.spec("http.headers-limit")
+def test_headers_have_a_size_in_all(service: Service) -> None:
+    field = "X-Filler: " + "x" * 4_000
+    few, many = HEADER_BYTES // 4_012 - 1, HEADER_BYTES // 4_012 + 2
+    assert exchange(service, head("GET", "/health/live", "Connection: close", *[field] * few)).startswith(
+        "HTTP/1.1 200 "
+    )
+    unfinished = head("GET", "/health/live", *[field] * many).removesuffix("\r\n")
+    assert exchange(service, unfinished).startswith("HTTP/1.1 431 ")
+
+
+@pytest.mark.spec("http.headers-limit")
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (head("GET", f"/{'x' * 4_079}", "Connection: close"), 404),
+        (head("GET", f"/{'x' * 4_200}"), 414),
+        (head("GET", "/health/live", "Connection: close", *["X-Field: x"] * 97), 200),
+        (head("GET", "/health/live", *["X-Field: x"] * 99), 431),
+        (head("GET", "/health/live", f"X-Field: {'x' * 9_000}"), 431),
+    ],
+    ids=["longest line", "longer line", "most fields", "more fields", "longer field"],
+)
+def test_a_request_line_and_each_field_have_limits(service: Service, request_: str, status: int) -> None:
+    assert exchange(service, request_).startswith(f"HTTP/1.1 {status} ")
+
+
+@pytest.mark.spec("http.malformed-framing")
+def test_a_length_of_any_number_of_digits_is_refused_without_a_traceback(service: Service) -> None:
+    assert exchange(service, post(f"Content-Length: {'9' * 5_000}")).startswith("HTTP/1.1 400 ")
+    assert "Traceback" not in service.output.read_text()
+
+
+@pytest.mark.spec("process.connections")
+def test_newcomers_take_the_place_of_the_connection_that_waits_longest(
+    database_url: URL, tmp_path: Path
+) -> None:
+    environment = variables(database_url, GUNICORN_CMD_ARGS="--worker-connections 20")
+    with running(environment, tmp_path / "output") as service, ExitStack() as stack:
+        service.client.close()
+        idle = [stack.enter_context(connected(service)) for _ in range(40)]
+        said = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert said.startswith("HTTP/1.1 200 ")
+        assert [answer(connection) for connection in idle[:20]] == [""] * 20
+        idle[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.spec("process.connections")
+def test_a_newcomer_is_refused_when_every_connection_is_being_served(
+    database_url: URL, sql: Sql, tmp_path: Path
+) -> None:
+    environment = variables(
+        database_url, GUNICORN_CMD_ARGS="--worker-connections 3", DB_STATEMENT_TIMEOUT="30"
+    )
+    with running(environment, tmp_path / "output") as service, ThreadPoolExecutor() as threads:
+        owner = client_as(service.client, f"serving-{uuid.uuid4()}")
+        task = owner.create()["id"]
+        service.client.close()
+        change = head("PATCH", f"{TASKS}/{task}", "Content-Length: 13", "Content-Type: application/json",
+                      "Connection: close", user=owner.user_id) + '{"title":"x"}'  # fmt: skip
+        with Locked(database_url, task) as lock:
+            served = [threads.submit(exchange, service, change) for _ in range(3)]
+            lock.wait_for_waiters(sql, 3)
+            said = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert said.startswith("HTTP/1.1 503 ")
+            assert "Retry-After: 2" in said
+            lock.release()
+        assert [each.result().split()[1] for each in served] == ["200"] * 3
+
+
+@pytest.mark.spec("process.stop.silent")
+def test_a_stop_does_not_wait_for_silent_connections(database_url: URL, tmp_path: Path) -> None:
+    with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
+        service.client.close()
+        connections = [stack.enter_context(connected(service)) for _ in range(300)]
+        for connection in connections[:20]:
+            half_sent(connection)
+        # Served after all of them, so that gunicorn has accepted them.
+        exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        began_at = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
+        assert time.monotonic() - began_at < 12
+    assert '"level": "ERROR"' not in (tmp_path / "output").read_text()
+
+
+@pytest.mark.spec("process.stop.silent")
+def test_a_stop_with_a_hung_database_ends_by_the_deadline(database_url: URL, tmp_path: Path) -> None:
+    with wire(database_url) as line, ThreadPoolExecutor() as threads:
+        environment = variables(line.url, DB_CONNECT_TIMEOUT="1", DB_STATEMENT_TIMEOUT="1")
+        with running(environment, tmp_path / "output") as service:
+            service.wait_for("/health/ready", 200)
+            line.silent = True
+            service.client.close()
+            waiting = threads.submit(exchange, service, head("GET", TASKS, "Connection: close"))
+            began_at = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            assert waiting.result().startswith("HTTP/1.1 503 ")
+            assert service.process.wait(30) == 0
+            assert time.monotonic() - began_at < 10
+
+
+def test_a_gunicorn_without_what_the_limits_rely_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ASGIProtocol, "_will_close")
+    with pytest.raises(RuntimeError, match="_will_close"):
+        BoundedWorker.init_process(object.__new__(BoundedWorker))

@@ -1,0 +1,168 @@
+"""Limits on client connections that gunicorn's asgi worker lacks.
+
+gunicorn 27.0.1 starts its idle timer only after a first request
+(https://github.com/benoitc/gunicorn/pull/3735) and accepts connections without a
+limit (https://github.com/benoitc/gunicorn/pull/3511). Everything here relies on
+private parts of gunicorn; `MEMBERS` names them, and a worker does not start when
+one of them is gone. No knowledge of tasks, users or the application belongs here.
+"""
+
+from asyncio import BaseTransport
+from typing import Any
+
+from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
+    InvalidHeader,
+    ParseError,
+    UnsupportedTransferCoding,
+)
+from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
+from gunicorn.workers import gasgi  # type: ignore[import-untyped]
+
+HEADER_BYTES = 32 * 1024
+"""Of a request line and all header fields together."""
+
+BODY_PIECES = 1_024
+"""Chunks, or reads, of one body: parsing each costs about 3 µs whatever its size."""
+
+REFUSED_RETRY_SECONDS = 2
+
+MEMBERS = (
+    "_arm_keepalive_timer",
+    "_close_transport",
+    "_feed_callback_parser",
+    "_keepalive_timeout",
+    "_on_body",
+    "_on_headers_complete",
+    "_send_error_response",
+    "_will_close",
+    "connection_lost",
+    "connection_made",
+    "data_received",
+)
+
+
+class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
+    """gunicorn's HTTP/1.1 connection with limits on silence, size and pieces.
+
+    A connection is waiting from when it is made, or its last answer was sent, until
+    the headers of its next request are complete. It may wait for `keepalive` seconds.
+    """
+
+    worker: "BoundedWorker"
+    _waiting = False
+    _header_bytes = 0
+    _body_pieces = 0
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self._arm_keepalive_timer()
+        if self.worker.nr_conns > self.cfg.worker_connections:
+            self.worker.make_room(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiting:
+            self._header_bytes += len(data)
+        super().data_received(data)
+
+    def refuse(self) -> None:
+        """Answer 503 to a connection for which there is no room."""
+        self._send_error_response(503, "Too many connections", (("Retry-After", str(REFUSED_RETRY_SECONDS)),))
+        self._keepalive_timeout()
+
+    def close_waiting(self) -> None:
+        """End a connection on which no request is being served."""
+        self._keepalive_timeout()
+
+    def has_sent_nothing(self) -> bool:
+        """Whether it is waiting, and not a byte of a request has arrived."""
+        return self.req_count <= 1 and self._header_bytes == 0
+
+    def _arm_keepalive_timer(self) -> None:
+        super()._arm_keepalive_timer()
+        self._waiting = True
+        self._header_bytes = 0
+        self.worker.waiting[self] = None
+
+    def _stop_waiting(self) -> None:
+        self._waiting = False
+        self.worker.waiting.pop(self, None)
+
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        try:
+            going_on: bool = super()._feed_callback_parser(data)
+        except ValueError:
+            # Such as a Content-Length of more digits than int() takes, which gunicorn lets through.
+            self._send_error_response(400, "Malformed request")
+            self._close_transport()
+            return False
+        if going_on and self._waiting and self._header_bytes > HEADER_BYTES:
+            self._send_error_response(431, "Request headers too large")
+            self._close_transport()
+            return False
+        return going_on
+
+    def _on_headers_complete(self) -> Any:
+        skip_body = super()._on_headers_complete()
+        self._stop_waiting()
+        self._body_pieces = 0
+        _check_headers(self._current_request)
+        return skip_body
+
+    def _on_body(self, chunk: bytes) -> None:
+        self._body_pieces += 1
+        if self._body_pieces > BODY_PIECES:
+            raise ParseError("Body in too many pieces")
+        super()._on_body(chunk)
+
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
+        """Also when the rest of the body is still to come: it is not read, so nothing can follow it."""
+        receiver = self._body_receiver
+        return super()._will_close(request, response_requires_close) or not (
+            receiver is None or receiver._complete
+        )
+
+
+def _check_headers(request: Any) -> None:
+    """What RFC 9112 demands (sections 3.2 and 6.1) and gunicorn lets through."""
+    host = False
+    for name, value in request.headers_bytes:
+        if name == b"host":
+            host = True
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise UnsupportedTransferCoding("Only chunked is supported")
+    if not host and request.version >= (1, 1):
+        raise InvalidHeader("Host is missing")
+
+
+class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
+    """gunicorn's asgi worker, which serves at most `worker_connections` at a time.
+
+    One more takes the place of the one that has been waiting for longest, so that
+    idle connections cannot lock newcomers out; when none waits, it is refused.
+    """
+
+    def init_process(self) -> None:
+        missing = [name for name in MEMBERS if not hasattr(ASGIProtocol, name)]
+        if missing or not hasattr(gasgi, "ASGIProtocol"):
+            raise RuntimeError(f"web/connections.py does not fit this gunicorn: it has no {missing}")
+        gasgi.ASGIProtocol = BoundedProtocol
+        self.waiting: dict[BoundedProtocol, None] = {}
+        super().init_process()
+
+    def make_room(self, newcomer: BoundedProtocol) -> None:
+        longest = next(iter(self.waiting))
+        if longest is newcomer:
+            newcomer.refuse()
+        else:
+            longest.close_waiting()
+
+    async def _shutdown(self) -> None:
+        """Stop at once what would only be waited for: connections that never sent a byte."""
+        for protocol in [*self.waiting]:
+            if protocol.has_sent_nothing():
+                protocol.close_waiting()
+        await super()._shutdown()
