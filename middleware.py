@@ -77,7 +77,8 @@ class RequestContext:
             scope["method"] = "GET"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        current_request.set(RequestInfo(request_id))
+        request = RequestInfo(request_id)
+        current_request.set(request)
         caching = _PRIVATE if _is_about_tasks(scope["path"]) else _NO_STORE
         status: int | None = None
 
@@ -99,6 +100,8 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
+            for callback in request.at_end:
+                callback()
             route = scope.get("route")
             access.info(
                 "request",

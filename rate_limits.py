@@ -8,8 +8,10 @@ import ipaddress
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from limits import RateLimitItem, WindowStats
@@ -19,6 +21,7 @@ from limits.errors import StorageError
 from starlette.requests import HTTPConnection
 
 from problems import TOO_MANY_REQUESTS, ProblemError
+from request_context import current_request
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ PAUSE_SECONDS = 5.0
 
 SWEEP_SECONDS = 10.0
 """How often windows that have ended are thrown away."""
+
+LISTS_IN_PROGRESS = 20
+"""Of one user in one process; a browser has 6 connections to an origin over HTTP/1.1."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +67,41 @@ class RateLimit:
                 "RateLimit": f'"{self._name}";r=0;t={reset}',
             },
         )
+
+
+class ConcurrencyLimit:
+    """How many requests of a kind one user may have in progress in this process.
+
+    A request is in progress until its answer has been sent: to a client that reads
+    slowly, or not at all, that takes as long as the connection lives.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._running: Counter[str] = Counter()
+
+    def enter(self, key: str) -> None:
+        """Count a request until it ends; raises a 429 problem when there are too many."""
+        request = current_request.get()
+        assert request is not None
+        if self._running[key] >= self._most:
+            raise ProblemError(
+                TOO_MANY_REQUESTS,
+                f"You have {self._most} lists in progress. Read their answers first.",
+                headers={
+                    "Retry-After": "1",
+                    "RateLimit-Policy": f'"{self._name}";q={self._most};qu="concurrent-requests"',
+                    "RateLimit": f'"{self._name}";r=0;t=1',
+                },
+            )
+        self._running[key] += 1
+        request.at_end.append(partial(self._leave, key))
+
+    def _leave(self, key: str) -> None:
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]
 
 
 class Windows(Protocol):
@@ -161,12 +202,13 @@ def _in_redis(url: str) -> "tuple[ConnectionPool, FixedWindowRateLimiter]":
 
 
 class RateLimits:
-    """Both limits of the service, and how a client is told from another."""
+    """The limits of the service, and how a client is told from another."""
 
     def __init__(self, settings: Settings) -> None:
         self._counters = Counters(settings.rate_limit_storage_url.get_secret_value())
         self.requests = RateLimit("requests", settings.rate_limit_requests, self._counters)
         self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, self._counters)
+        self.lists = ConcurrencyLimit("concurrent-lists", LISTS_IN_PROGRESS)
         self._hops = settings.trusted_proxy_hops
 
     async def close(self) -> None:

@@ -4,8 +4,9 @@ A context variable, because the database layer and timers know no request object
 Each request runs in a task of its own, so that none sees another's.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -17,6 +18,8 @@ class RequestInfo:
     """Spent waiting for a database connection."""
     database: float = 0.0
     """Spent on database round trips, thread hand-over included."""
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called once the answer has been sent, or the client is gone."""
 
 
 current_request: ContextVar[RequestInfo | None] = ContextVar("current_request", default=None)

@@ -1,5 +1,6 @@
 """The HTTP contract of /api/tasks: parse, call, answer."""
 
+from itertools import accumulate
 from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
@@ -15,7 +16,9 @@ from db import Database
 from models import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from problems import INVALID_CURSOR, ProblemError
 from queries import DEFAULT_LIMIT, Completed, Cursor, Limit, TaskId, check_names
+from rate_limits import RateLimits
 from services import tasks
+from services.tasks import PAGE_BYTES
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], generate_unique_id_function=contract.operation_id)
 
@@ -49,18 +52,20 @@ async def list_tasks(
 ) -> Response:
     """List your tasks, newest first.
 
-    When there are more than `limit`, the answer has a `Link` header with
-    `rel="next"`: follow it as it is.
+    When there are more, the answer has a `Link` header with `rel="next"`: follow
+    it as it is. A page has `limit` tasks, or fewer when these have more than 256 KiB.
     """
     check_names(request, "completed", "limit", "cursor")
+    limits: RateLimits = request.app.state.limits
+    limits.lists.enter(user.id)
     after = None if cursor is None else _position(cursor, user.id, completed)
     found = await _database(request).run(
         user.id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1
     )
-    page = found[:limit]
-    answer = _json(_many.dump_json(page))
-    if len(found) > limit:
-        following = cursors.encode(UUID(page[-1].id), user.id, completed)
+    body, count = _page(found[:limit])
+    answer = _json(body)
+    if len(found) > count:
+        following = cursors.encode(UUID(found[count - 1].id), user.id, completed)
         query = urlencode({**request.query_params, "cursor": following})
         answer.headers["Link"] = f'</api/tasks?{query}>; rel="next"'
     return answer
@@ -157,6 +162,17 @@ def _database(request: Request) -> Database:
 
 def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
+
+
+def _page(tasks: list[TaskRead]) -> tuple[bytes, int]:
+    """The JSON of the tasks that fit into a page, at least one, and how many these are."""
+    body = _many.dump_json(tasks)
+    if len(body) <= PAGE_BYTES:
+        return body, len(tasks)
+    # Each with its comma or the closing bracket; the opening bracket makes it "less than".
+    ends = accumulate(len(_one.dump_json(task)) + 1 for task in tasks)
+    count = max(1, sum(end < PAGE_BYTES for end in ends))
+    return _many.dump_json(tasks[:count]), count
 
 
 def _position(cursor: str, user_id: str, completed: bool | None) -> UUID:

@@ -197,6 +197,55 @@ def test_a_length_of_any_number_of_digits_is_refused_without_a_traceback(service
     assert "Traceback" not in service.output.read_text()
 
 
+@pytest.mark.spec("http.unread-answer", "limits.lists")
+def test_answers_that_nobody_reads_cost_little_and_end(database_url: URL, sql: Sql, tmp_path: Path) -> None:
+    users = [f"unread-{number}-{uuid.uuid4()}" for number in range(10)]
+    for user in users:
+        sql(
+            "INSERT INTO tasks (user_id, id, title, description)"
+            " SELECT %s, gen_random_uuid(), 'x', repeat(U&'\\+01F600', 5000) FROM generate_series(1, 200)",
+            user,
+        )
+    with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
+        service.client.close()
+        worker = only_child(service.process.pid)
+        exchange(service, head("GET", f"{TASKS}?limit=200", "Connection: close", user=users[0]))
+        at_rest = resident_megabytes(worker)
+        connections = []
+        for number in range(200):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", service.client.base_url.port or 0))
+            user = users[number % len(users)]
+            connection.sendall(head("GET", f"{TASKS}?limit=200", user=user).encode())
+            connections.append(connection)
+        began_at, most = time.monotonic(), 0.0
+        while established(service) > 0:
+            most = max(most, resident_megabytes(worker) - at_rest)
+            assert time.monotonic() - began_at < 25
+        assert time.monotonic() - began_at < 15
+        assert most < 60
+        said = exchange(service, head("GET", f"{TASKS}?limit=1", "Connection: close", user=users[0]))
+        assert said.startswith("HTTP/1.1 200 ")
+
+
+def only_child(process: int) -> int:
+    return int(Path(f"/proc/{process}/task/{process}/children").read_text())
+
+
+def resident_megabytes(process: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def established(service: Service) -> int:
+    """How many connections the service holds: state 01 in proc(5)'s list, and its own port on the left."""
+    port = service.client.base_url.port or 0
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return sum(bool(re.search(rf"^\s*\d+: \S+:{port:04X} \S+ 01 ", line)) for line in lines)
+
+
 @pytest.mark.spec("process.connections")
 def test_newcomers_take_the_place_of_the_connection_that_waits_longest(
     database_url: URL, tmp_path: Path

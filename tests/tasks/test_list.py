@@ -1,12 +1,17 @@
 """GET /api/tasks"""
 
 import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import URL
 
-from tests.stage import Sql
-from tests.support import TASKS, Caller, assert_problem, places
+from tests.conftest import Route, Serve
+from tests.stage import Sql, libpq
+from tests.support import TASKS, Caller, assert_problem, client_as, places, wait_until
 
 
 def next_page(caller: Caller, path: str) -> str | None:
@@ -51,6 +56,78 @@ def test_a_change_moves_no_task(owner: Caller) -> None:
     created = [owner.create()["id"] for _ in range(3)]
     owner.patch(created[0], {"title": "changed"})
     assert owner.ids() == created[::-1]
+
+
+@pytest.mark.spec("tasks.list.bytes", "tasks.list.next")
+@pytest.mark.parametrize("limit", [3, 50, 51, 200])
+@pytest.mark.parametrize(
+    "character", ["x", "\U0001f600", "\x01"], ids=["short", "four bytes", "six when escaped"]
+)
+def test_a_page_of_large_tasks_ends_early(owner: Caller, sql: Sql, character: str, limit: int) -> None:
+    fill(sql, owner, 70)
+    sql(
+        "UPDATE tasks SET description = repeat(%s, 5000) WHERE user_id = %s AND right(title, 1) <> '3'",
+        character,
+        owner.user_id,
+    )
+    seen = []
+    following: str | None = f"{TASKS}?limit={limit}"
+    while following:
+        response = owner.get(following)
+        assert len(response.content) <= 256 * 1024
+        seen.append([task["id"] for task in response.json()])
+        following = response.links["next"]["url"] if "next" in response.links else None
+    everything = [
+        str(row[0]) for row in sql("SELECT id FROM tasks WHERE user_id = %s ORDER BY id DESC", owner.user_id)
+    ]
+    assert list(itertools.chain(*seen)) == everything
+    assert all(seen)
+    assert max(map(len, seen)) <= limit
+    # As many as fit: a page that is not the last is full in one way or the other.
+    assert len(seen) <= max(70 / limit, 70 * len(character.encode()) * 5_000 * 7 / (256 * 1024)) + 2
+
+
+@pytest.mark.spec("tasks.list.bytes")
+def test_small_tasks_fill_a_page(owner: Caller, sql: Sql) -> None:
+    fill(sql, owner, 201)
+    sql("UPDATE tasks SET description = repeat('x', 500) WHERE user_id = %s", owner.user_id)
+    assert len(owner.ids("?limit=200")) == 200
+
+
+@pytest.mark.spec("limits.lists")
+def test_lists_in_progress_are_limited_for_each_user(serve: Serve, migrated: URL, route: Route) -> None:
+    client = serve(
+        database_url=libpq(route(migrated)), db_pool_size=1, db_pool_timeout=30, db_statement_timeout=30
+    )
+    owner, stranger = client_as(client, "owner"), client_as(client, "stranger")
+    owner.create()
+    with ThreadPoolExecutor(22) as threads, locked_table(migrated) as release:
+        running = [threads.submit(owner.get) for _ in range(20)]
+        lists = client.app.state.limits.lists  # type: ignore[attr-defined]
+        wait_until(lambda: lists._running["owner"] == 20, "the lists are not in progress")
+        refused = owner.get()
+        assert_problem(refused, 429, "too-many-requests")
+        assert refused.headers["ratelimit-policy"] == '"concurrent-lists";q=20;qu="concurrent-requests"'
+        assert refused.headers["ratelimit"] == '"concurrent-lists";r=0;t=1'
+        assert refused.headers["retry-after"] == "1"
+        another = threads.submit(stranger.get)
+        release()
+        assert [each.result().status_code for each in running] == [200] * 20
+        assert another.result().status_code == 200
+    assert owner.get().status_code == 200
+    assert not lists._running
+
+
+@contextmanager
+def locked_table(url: URL) -> Iterator[Callable[[], object]]:
+    """No list can be read until what this yields is called."""
+    connection = Sql(url)
+    connection("BEGIN")
+    connection("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+    try:
+        yield lambda: connection("ROLLBACK")
+    finally:
+        connection.close()
 
 
 @pytest.mark.spec("tasks.list.limit")
