@@ -36,6 +36,10 @@ MINIMUM_SECRET_BYTES = 32
 """HS256 keys shorter than the hash's output are refused (RFC 7518, 3.2)."""
 
 
+BETTER_AUTH_DEFAULT_SECRET = "better-auth-secret-12345678901234567890"  # noqa: S105
+"""What Better Auth signs with when no secret is set; it is in its public source."""
+
+
 def fault(message: str) -> PydanticCustomError:
     """A validation error that says `message` and nothing of the value."""
     return PydanticCustomError("setting", "{message}", {"message": message})
@@ -62,8 +66,8 @@ def is_loopback(host: str) -> bool:
 def _database_url(value: object) -> URL:
     """Read a Neon, Heroku or libpq style URL as one for psycopg2.
 
-    TLS is demanded of every host that is not this machine, unless the URL
-    carries an `sslmode` of its own.
+    TLS is demanded unless every host of the URL is this machine, or the URL carries
+    an `sslmode` of its own. libpq ignores it for sockets.
     """
     if isinstance(value, URL):
         return value
@@ -77,12 +81,25 @@ def _database_url(value: object) -> URL:
         raise fault("names no database")
     if "options" in url.query:
         raise fault("must not carry options: a transaction-mode pooler refuses them")
-    # libpq goes by the query before the authority.
-    host = str(url.query.get("hostaddr") or url.query.get("host") or url.host or "")
-    on_this_machine = not host or host.startswith("/") or is_loopback(host)
-    if not on_this_machine and "sslmode" not in url.query:
+    if "service" in url.query:
+        raise fault("must not name a service: its file could lead to another host")
+    if "sslmode" not in url.query and not all(map(_is_on_this_machine, _hosts(url))):
         url = url.update_query_dict({"sslmode": "require"})
     return url.set(drivername="postgresql+psycopg2")
+
+
+def _hosts(url: URL) -> list[str]:
+    """Every host that libpq may connect to: it goes by the query before the authority.
+
+    Without one it takes PGHOST or PGSERVICE, which may name any machine.
+    """
+    given = url.query.get("hostaddr") or url.query.get("host") or url.host or ""
+    names = given if isinstance(given, tuple) else (given,)
+    return [host for name in names for host in name.split(",")]
+
+
+def _is_on_this_machine(host: str) -> bool:
+    return host.startswith("/") or is_loopback(host)
 
 
 def _http_url(value: str) -> str:
@@ -106,6 +123,8 @@ def _secret(value: SecretStr) -> SecretStr:
     secret = value.get_secret_value()
     if secret != secret.strip():
         raise fault("has white space at its ends, which Better Auth would make part of the key")
+    if secret == BETTER_AUTH_DEFAULT_SECRET:
+        raise fault("is the default that Better Auth publishes, with which anybody can sign tokens")
     if len(secret.encode()) < MINIMUM_SECRET_BYTES:
         raise fault(f"must be at least {MINIMUM_SECRET_BYTES} bytes (each part, when it has commas)")
     return value

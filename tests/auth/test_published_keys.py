@@ -92,6 +92,23 @@ def test_keys_may_be_elsewhere(serve: Serve, published: KeyServer, key: SigningK
     assert published.requests == ["/keys.json"]
 
 
+@pytest.mark.spec("auth.issuer", "auth.jwks.issuer-default")
+def test_an_issuer_of_its_own_replaces_the_url(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+    issuer = "https://issuer.example.com"
+    client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_issuer=issuer)
+    assert ask(client, key.sign(claims(published, iss=issuer))) == 200
+    refused = Caller(client, "", key.sign(claims(published))).get()
+    assert_refused(refused, "The token has another issuer")
+
+
+@pytest.mark.spec("auth.audience", "auth.jwks.issuer-default")
+def test_an_audience_of_its_own_replaces_the_url(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+    client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_audience="tasks")
+    assert ask(client, key.sign(claims(published, aud="tasks"))) == 200
+    refused = Caller(client, "", key.sign(claims(published))).get()
+    assert_refused(refused, "The token is for another audience")
+
+
 @pytest.mark.spec("auth.jwks.algorithms")
 def test_a_public_key_is_no_secret(client: TestClient, published: KeyServer, key: SigningKey) -> None:
     """HS256 with what is published as the secret: the classic confusion of algorithms."""

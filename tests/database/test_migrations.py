@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -17,7 +18,10 @@ import db
 from settings import DatabaseSettings
 from tests.conftest import Route, Serve
 from tests.stage import ROOT, Sql, alembic, environment, libpq, new_database
-from tests.support import client_as
+from tests.support import client_as, wait_until
+
+MIGRATION_LOCK = 7_455_308_412
+"""ADVISORY_LOCK of migrations/env.py, which cannot be imported."""
 
 
 @pytest.fixture
@@ -98,10 +102,16 @@ def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, serve: Serve, rou
 
 @pytest.mark.spec("schema.migrations.once")
 def test_two_runs_at_once_do_the_work_once(empty_database: URL) -> None:
+    """Both are held at the lock that they take first, so that they really meet."""
+    held = Sql(empty_database)
+    held("SELECT pg_advisory_lock(%s)", MIGRATION_LOCK)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s::oid"
     with environment(DATABASE_URL=libpq(empty_database)):
         runs = [
             subprocess.Popen([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT) for _ in range(2)
         ]
+    wait_until(lambda: held(waiting, MIGRATION_LOCK % 2**32) == [(2,)], "the runs do not wait for each other")
+    held.close()
     assert [run.wait(timeout=60) for run in runs] == [0, 0]
     assert revision(empty_database) == [db.SCHEMA_REVISION]
 
@@ -112,8 +122,11 @@ def test_a_migration_does_not_wait_for_a_busy_table(empty_database: URL) -> None
     busy = Sql(empty_database)
     busy("BEGIN")
     busy("SELECT FROM tasks")
+    began_at = time.monotonic()
     with pytest.raises(OperationalError, match="lock timeout"):
         alembic(empty_database, command.downgrade, "base")
+    # PostgreSQL's timer is exact; what is above it is the time to start and to fail.
+    assert 5 <= time.monotonic() - began_at < 15
     busy("ROLLBACK")
     busy.close()
     assert "tasks" in tables(empty_database)

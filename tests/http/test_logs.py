@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import Iterator
 
 import pytest
+from starlette.testclient import TestClient
 
 from logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
 from tests.support import SECRET, TASKS, Caller, client_as
@@ -30,6 +32,17 @@ def test_neither_a_token_nor_a_body_is_logged(owner: Caller, caplog: pytest.LogC
     assert "access" in logged
     for secret in ("mark", SECRET, str(owner.token), str(stale.token)):
         assert secret not in logged
+
+
+@pytest.mark.spec("process.logs.ascii")
+def test_a_user_id_cannot_disguise_a_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    subject = "eve\u202e\u2066\u200b\u2028-\u0430dmin"
+    with caplog.at_level(logging.INFO):
+        assert client_as(client, subject).get().status_code == 200
+    [record] = [record for record in caplog.records if record.name == "access"]
+    line = JsonFormatter().format(record)
+    assert line.isascii()
+    assert json.loads(line)["user_id"] == subject
 
 
 class Output(io.StringIO):

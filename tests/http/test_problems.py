@@ -15,7 +15,7 @@ from logs import JsonFormatter
 from main import create_app
 from tests.conftest import MakeSettings, Route, Serve
 from tests.stage import Sql, libpq
-from tests.support import SECRET, TASKS, Caller, assert_problem, client_as
+from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
 
 
 @pytest.mark.spec("problems.unknown-path", "problems.media-type", "problems.members")
@@ -125,10 +125,10 @@ def test_an_unforeseen_fault_tells_nothing(broken: TestClient) -> None:
 
 
 @contextmanager
-def logged_errors() -> Iterator[StringIO]:
-    """What the service writes to its log at ERROR."""
+def logged(level: int) -> Iterator[StringIO]:
+    """What the service writes to its log from this level on."""
     handler = logging.StreamHandler(StringIO())
-    handler.setLevel(logging.ERROR)
+    handler.setLevel(level)
     handler.setFormatter(JsonFormatter())
     logging.getLogger().addHandler(handler)
     try:
@@ -139,7 +139,7 @@ def logged_errors() -> Iterator[StringIO]:
 
 @pytest.mark.spec("process.logs.unforeseen", "process.logs.secrets")
 def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
-    with logged_errors() as output:
+    with logged(logging.ERROR) as output:
         request_id = broken.get("/broken").headers["x-request-id"]
     line = json.loads(output.getvalue())
     assert line["request_id"] == request_id
@@ -148,6 +148,45 @@ def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
     assert line["exception"].endswith("RuntimeError")
     assert SECRET not in str(line)
     assert "hunter2" not in str(line)
+
+
+@pytest.mark.spec("process.logs.secrets")
+def test_the_text_of_a_database_error_is_not_logged(serve: Serve, migrated: URL) -> None:
+    """PostgreSQL quotes the statement, and psycopg2 has put the values into it."""
+    caller = client_as(serve(database_url=libpq(migrated)), "somebody")
+    task = caller.create()["id"]
+    sql = Sql(migrated)
+    sql("ALTER TABLE tasks RENAME COLUMN title TO name")
+    sql.close()
+    with logged(logging.WARNING) as output:
+        assert_problem(caller.patch(task, {"title": "mark-title"}), 503, "unavailable")
+    line = json.loads(output.getvalue())
+    assert line["message"] == "database unavailable: ProgrammingError (SQLSTATE 42703)"
+    assert "mark" not in output.getvalue()
+    assert "LINE" not in output.getvalue()
+
+
+@pytest.mark.spec("problems.unavailable", "process.reconnect")
+def test_a_database_that_can_only_be_read_serves_reads(serve: Serve, migrated: URL) -> None:
+    caller = client_as(serve(database_url=libpq(migrated)), "somebody")
+    task = caller.create()
+    sql = Sql(migrated)
+    sql(f'ALTER DATABASE "{migrated.database}" SET default_transaction_read_only = on')
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND datname = current_database()")  # fmt: skip
+    for change in (
+        caller.post({"title": "x"}),
+        caller.patch(task["id"], {"title": "x"}),
+        caller.delete(task["id"]),
+    ):
+        assert_problem(change, 503, "unavailable")
+        assert int(change.headers["retry-after"]) >= 1
+    assert caller.get().json() == [task]
+    sql("SET default_transaction_read_only = off")
+    sql(f'ALTER DATABASE "{migrated.database}" SET default_transaction_read_only = off')
+    sql.close()
+    assert caller.patch(task["id"], {"title": "x"}).status_code in {200, 503}
+    assert ok(caller.patch(task["id"], {"title": "y"}))["title"] == "y"
 
 
 @pytest.mark.spec("problems.unavailable")
