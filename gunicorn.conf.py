@@ -26,6 +26,10 @@ workers = _settings.web_concurrency
 worker_class = "web.connections.BoundedWorker"
 logger_class = GunicornLogger
 
+# Not gunicorn_h1c, which gunicorn would pick up where it is installed:
+# specs/decisions/0013-http-parser.md
+http_parser = "python"
+
 
 def heartbeat_folder(folder: Path) -> str | None:
     """`folder` when files can be made there, else None for gunicorn's own choice.

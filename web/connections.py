@@ -12,6 +12,7 @@ from typing import Any
 
 from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
     InvalidHeader,
+    LimitRequestHeaders,
     ParseError,
     UnsupportedTransferCoding,
 )
@@ -20,6 +21,8 @@ from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 HEADER_BYTES = 32 * 1024
 """Of a request line and all header fields together."""
+
+_FIELD_OVERHEAD = len(b": \r\n")
 
 BODY_PIECES = 1_024
 """Chunks, or reads, of one body: parsing each costs about 3 µs whatever its size."""
@@ -50,6 +53,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     worker: "BoundedWorker"
     _waiting = False
+    _closing = False
     _header_bytes = 0
     _body_pieces = 0
 
@@ -64,6 +68,9 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._closing:
+            # Parsing what is left could only produce a second answer to the same request.
+            return
         if self._waiting:
             self._header_bytes += len(data)
         super().data_received(data)
@@ -121,19 +128,22 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
         """Also when the rest of the body is still to come: it is not read, so nothing can follow it."""
         receiver = self._body_receiver
-        return super()._will_close(request, response_requires_close) or not (
-            receiver is None or receiver._complete
-        )
+        unread = receiver is not None and not receiver._complete
+        self._closing |= unread or super()._will_close(request, response_requires_close)
+        return self._closing
 
 
 def _check_headers(request: Any) -> None:
     """What RFC 9112 demands (sections 3.2 and 6.1) and gunicorn lets through."""
-    host = False
+    host, size = False, 0
     for name, value in request.headers_bytes:
+        size += len(name) + len(value) + _FIELD_OVERHEAD
         if name == b"host":
             host = True
         elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             raise UnsupportedTransferCoding("Only chunked is supported")
+    if size > HEADER_BYTES:
+        raise LimitRequestHeaders("Request headers too large")
     if not host and request.version >= (1, 1):
         raise InvalidHeader("Host is missing")
 
