@@ -1,0 +1,1 @@
+"""Hostile callers, against gunicorn as it runs in production."""
