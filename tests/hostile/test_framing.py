@@ -344,6 +344,13 @@ def test_an_early_answer_to_an_unfinished_body_closes_the_connection(target: Tar
     assert answers[0].headers["connection"] == "close"
 
 
+def test_a_malformed_chunk_after_an_early_answer_gets_no_second_answer(target: Target) -> None:
+    """A proxy would take the second answer for that to its next request."""
+    body = (b"%x\r\n" % 60_000 + b"x" * 60_000 + b"\r\n") * 4 + b"XX\r\n"
+    answers = target.exchange(create("first", "bad.to.ken", CHUNKED, body=body))
+    assert seen(answers) in ([(401, "first")], [(400, None)])
+
+
 def test_an_early_answer_to_a_complete_body_is_the_only_one(target: Target) -> None:
     answers = target.exchange(create("first", "bad.to.ken", length(SMUGGLED), body=SMUGGLED))
     assert seen(answers) in ([(401, "first")], [(401, "first"), (200, "last")])
