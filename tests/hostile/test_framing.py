@@ -209,17 +209,20 @@ def assert_refused_or_served(answers: list[Response]) -> None:
 
 
 @each(TWO_FRAMINGS)
+@pytest.mark.spec("http.malformed-framing")
 def test_ambiguous_framing_is_refused(target: Target, owner_token: str, case: list[str]) -> None:
     for body in (chunked(BODY), BODY, chunked() + SMUGGLED):
         assert_refused(target.exchange(create("first", owner_token, *case, body=body)))
 
 
 @each(LENGTHS)
+@pytest.mark.spec("http.malformed-framing")
 def test_a_malformed_length_is_refused(target: Target, owner_token: str, case: str) -> None:
     assert_refused(target.exchange(create("first", owner_token, f"Content-Length: {case}", body=BODY)))
 
 
 @each(CODINGS)
+@pytest.mark.spec("http.transfer-coding")
 def test_a_transfer_coding_other_than_chunked_is_refused(target: Target, owner_token: str, case: str) -> None:
     coding = f"Transfer-Encoding: {case}"
     for fields in ([coding], [coding, length(BODY)]):
@@ -227,6 +230,7 @@ def test_a_transfer_coding_other_than_chunked_is_refused(target: Target, owner_t
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "cow"])
+@pytest.mark.spec("http.transfer-coding")
 def test_an_unsupported_transfer_coding_is_refused_as_such(
     target: Target, parser: str, owner_token: str, coding: str
 ) -> None:
@@ -243,6 +247,7 @@ def test_a_disguised_transfer_coding_is_refused(target: Target, owner_token: str
 
 
 @each(LINE_ENDS)
+@pytest.mark.spec("http.malformed-framing")
 def test_lines_end_with_crlf_only(target: Target, case: bytes) -> None:
     assert_refused(target.exchange(case + SMUGGLED))
 
@@ -263,6 +268,7 @@ def test_a_malformed_header_is_refused(target: Target, case: str) -> None:
 
 
 @each(CHUNKS)
+@pytest.mark.spec("http.malformed-framing")
 def test_a_malformed_chunk_is_refused(target: Target, owner_token: str, case: bytes) -> None:
     """gunicorn refuses the body even though the application is already reading it."""
     answers = target.exchange(create("first", owner_token, CHUNKED, body=case % BODY), SMUGGLED)
@@ -306,6 +312,7 @@ def test_a_malformed_host_is_refused_or_ignored(target: Target, host: str) -> No
     assert b"user@a" not in b"".join(answer.content for answer in answers)
 
 
+@pytest.mark.spec("http.host")
 def test_http_1_1_without_a_host_is_refused(target: Target) -> None:
     """RFC 9112, section 3.2."""
     assert_refused(target.exchange(request(GET, host=""), SMUGGLED))
@@ -336,6 +343,7 @@ def test_a_request_inside_an_ignored_body_is_not_parsed(
 
 
 @pytest.mark.parametrize("coding", ["length", "chunks"])
+@pytest.mark.spec("http.unread-body")
 def test_an_early_answer_to_an_unfinished_body_closes_the_connection(target: Target, coding: str) -> None:
     """The rest of the body must not be parsed as the next request."""
     framing, start = ("Content-Length: 100000", b"") if coding == "length" else (CHUNKED, b"186a0\r\n")
@@ -344,6 +352,7 @@ def test_an_early_answer_to_an_unfinished_body_closes_the_connection(target: Tar
     assert answers[0].headers["connection"] == "close"
 
 
+@pytest.mark.spec("http.unread-body")
 def test_a_malformed_chunk_after_an_early_answer_gets_no_second_answer(target: Target) -> None:
     """A proxy would take the second answer for that to its next request."""
     body = (b"%x\r\n" % 60_000 + b"x" * 60_000 + b"\r\n") * 4 + b"XX\r\n"
@@ -356,6 +365,7 @@ def test_an_early_answer_to_a_complete_body_is_the_only_one(target: Target) -> N
     assert seen(answers) in ([(401, "first")], [(401, "first"), (200, "last")])
 
 
+@pytest.mark.spec("http.unread-body")
 def test_a_401_to_expect_continue_closes_the_connection(target: Target) -> None:
     """The client may or may not send the body after this, so the connection cannot be reused."""
     framing = ["Expect: 100-continue", "Content-Length: 100000"]

@@ -148,6 +148,7 @@ def test_no_header_changes_the_path(target: Target, header: str) -> None:
 
 
 @pytest.mark.parametrize("size", [4094, 4095, 100_000])
+@pytest.mark.spec("http.headers-limit")
 def test_a_request_line_is_bounded(target: Target, size: int) -> None:
     """gunicorn's `limit_request_line`, on both sides of it."""
     line = f"GET /{'a' * (size - len('GET / HTTP/1.1'))} HTTP/1.1"
