@@ -1,0 +1,108 @@
+"""Documentation: the tests, files, clauses and gaps that docs/ names exist."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.stage import ROOT
+from tests.test_specs import clauses
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SECURITY = (ROOT / "docs/security.md").read_text()
+
+PYTHON_FILE = re.compile(r"([\w./-]+\.py)(?:::(\w+))?")
+TEST_WITHOUT_A_FILE = re.compile(r"(?<![\w:/])test_\w+")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+CLAUSE = re.compile(r"`\[([a-z0-9.-]+)\]`")
+REQUIREMENT = re.compile(r"v5\.0\.0-\d+\.\d+\.\d+")
+GAP = re.compile(r"\bG\d+\b")
+
+STATUSES = {"met", "partly", "gap", "operator", "n/a"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def rows(first: str) -> list[list[str]]:
+    """The cells of each table row whose first cell matches."""
+    lines = [line for line in SECURITY.splitlines() if re.match(rf"\| {first}", line)]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@cache
+def names_in(path: Path) -> frozenset[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    functions = (node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(name for name in functions if name.startswith("test_"))
+
+
+def missing(text: str) -> Iterator[str]:
+    for path, name in PYTHON_FILE.findall(text):
+        file = ROOT / path
+        if not file.is_file() or (name and name not in names_in(file)):
+            yield f"{path}::{name}" if name else path
+
+
+@every_page
+def test_every_test_and_module_it_names_exists(page: Path) -> None:
+    assert sorted(set(missing(page.read_text()))) == []
+
+
+@every_page
+def test_every_test_is_named_with_its_file(page: Path) -> None:
+    assert TEST_WITHOUT_A_FILE.findall(page.read_text()) == []
+
+
+@every_page
+def test_every_file_it_links_to_exists(page: Path) -> None:
+    links = LINK.findall(page.read_text())
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+@every_page
+def test_every_clause_it_names_exists(page: Path) -> None:
+    assert set(CLAUSE.findall(page.read_text())) <= set(clauses())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("`tests/test_docs.py::test_no_such_test`", ["tests/test_docs.py::test_no_such_test"]),
+        ("`tests/test_docs.py::missing`", ["tests/test_docs.py::missing"]),
+        ("`tests/no_such_file.py`", ["tests/no_such_file.py"]),
+        ("`tests/test_docs.py::test_a_name_that_is_gone_is_found`, `settings.py`", []),
+    ],
+)
+def test_a_name_that_is_gone_is_found(text: str, found: list[str]) -> None:
+    assert list(missing(text)) == found
+
+
+def test_each_of_the_top_ten_risks_has_a_row_with_a_test() -> None:
+    found = rows(r"API\d+:2023 ")
+    assert [row[0].split(":")[0] for row in found] == [f"API{number}" for number in range(1, 11)]
+    assert [row[0] for row in found if "::test_" not in row[-1]] == []
+
+
+def test_each_requirement_has_one_row_with_a_status() -> None:
+    found = rows("v5.0.0-")
+    ids = [each for row in found for each in REQUIREMENT.findall(row[0])]
+    assert len(ids) == len(set(ids)) > 100
+    assert {row[3] for row in found} == STATUSES
+
+
+def test_what_is_met_says_how_it_is_known() -> None:
+    for requirement, _, _, status, how in rows("v5.0.0-"):
+        if status == "met":
+            assert re.search(r"::test_|by review|\]\(|v5\.0\.0-", how), requirement
+
+
+def test_what_is_missing_is_a_known_gap() -> None:
+    known = [row[0] for row in rows(r"G\d+ ")]
+    assert known == [f"G{number}" for number in range(1, len(known) + 1)]
+    assert set(GAP.findall(SECURITY)) == set(known)
+    for requirement, _, _, status, how in rows("v5.0.0-"):
+        if status in {"partly", "gap"}:
+            assert GAP.search(how), requirement
