@@ -61,6 +61,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 	--no-header --no-annotate --no-emit-index-url
 lock: $(INSTALLED) ## compile requirements*.txt from requirements*.in (ARGS=--upgrade)
 	@$(BIN)/$(LOCK) $(ARGS) requirements.in -o requirements.txt
+	@$(BIN)/$(LOCK) $(ARGS) requirements-otel.in -o requirements-otel.txt
 	@$(BIN)/$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove the venv, caches and reports, but neither .env nor .data

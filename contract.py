@@ -64,6 +64,7 @@ _HEADERS: dict[str, str] = {
     "RateLimit-Policy": 'The limit that is used up, such as `"requests";q=600;w=60`.',
     "RateLimit": 'What is left of it and when it begins anew, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
+    "Server-Timing": "Milliseconds for the database, and until a connection to it was ready.",
     "Link": 'The next page, when there is one: `<…>; rel="next"`.',
 }
 _HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {
@@ -130,7 +131,7 @@ def success(description: str, *, example: object, extra: Json | None = None) -> 
     """The declaration of the success whose schema FastAPI knows."""
     return {
         "description": description,
-        "headers": headers("X-Request-ID") | (extra or {}),
+        "headers": headers("X-Request-ID") | headers("Server-Timing", required=False) | (extra or {}),
         "content": {"application/json": {"example": example}},
     }
 

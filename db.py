@@ -17,8 +17,8 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from lanes import ROLE, Lane, UserSession, adopt_connection, sqlstate
-from request_context import current_request
 from settings import DatabaseSettings, Settings
+from tracing import DatabaseCall
 
 log = logging.getLogger(__name__)
 
@@ -123,21 +123,15 @@ class Database:
         Raises PoolExhausted when no connection came free in time, Unanswered when
         the work took longer than it may, and whatever `work` raises.
         """
-        asked_at = time.perf_counter()
-        await self._take_slot()
-        began_at = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[T] = loop.create_future()
-        lane = self._idle_lane()
-        self._timers[lane] = loop.call_later(self._deadline, self._interrupt, lane, outcome)
-        lane.submit(user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return)
-        try:
+        with DatabaseCall(getattr(work, "__name__", "statement")) as call:
+            await self._take_slot()
+            loop = asyncio.get_running_loop()
+            outcome: asyncio.Future[T] = loop.create_future()
+            lane = self._idle_lane()
+            self._timers[lane] = loop.call_later(self._deadline, self._interrupt, lane, outcome)
+            timed = call.timed(lambda session: work(session, user_id, *args, **kwargs))
+            lane.submit(user_id, timed, outcome, self._return)
             return await outcome
-        finally:
-            request = current_request.get()
-            if request is not None:
-                request.wait += began_at - asked_at
-                request.database += time.perf_counter() - began_at
 
     async def check_ready(self) -> None:
         """Raise NotReady unless the database can be served from; see health.ready.

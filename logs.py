@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from lanes import sqlstate
 from request_context import current_request
+from tracing import trace_fields
 
 BATCH_SECONDS = 0.05
 """How long the line of a request may wait for others, to be written together with them."""
@@ -48,6 +49,7 @@ class JsonFormatter(logging.Formatter):
         request = current_request.get()
         if request is not None:
             line["request_id"] = request.request_id
+        line |= trace_fields()
         if record.exc_info and record.exc_info[1]:
             line["exception"] = "".join(describe(record.exc_info[1]))
         return _encode(line)
@@ -122,6 +124,8 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # Logs a malformed OTEL_EXPORTER_OTLP_HEADERS in full, with the collector's token.
+    logging.getLogger("opentelemetry.util.re").disabled = True
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]

@@ -42,6 +42,14 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        telemetry={
+            # OTEL_EXPORTER_OTLP_ENDPOINT alone switches it on, OTEL_SDK_DISABLED=true off.
+            "auto_configure": True,
+            # Log records would carry exception messages, which contain values.
+            "logs": False,
+            # Three more spans per request: dependencies, endpoint, serialization.
+            "operation_spans": False,
+        },
     )
     app.state.settings = settings
     app.openapi = cache(lambda: contract.document(app))  # type: ignore[method-assign]

@@ -15,9 +15,9 @@ class RequestInfo:
 
     request_id: str
     wait: float = 0.0
-    """Spent waiting for a database connection."""
+    """Spent until a database connection was ready, opening it included."""
     database: float = 0.0
-    """Spent on database round trips, thread hand-over included."""
+    """Spent in the worker thread on statements."""
     at_end: list[Callable[[], None]] = field(default_factory=list)
     """Called once the answer has been sent, or the client is gone."""
 

@@ -1,6 +1,7 @@
 """The cast and the stage: a real PostgreSQL, the real migrations, real tokens."""
 
 import os
+import re
 import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -22,8 +23,11 @@ from tests.wire import Wire, wire
 from tools.postgres import Failure, temporary_server
 
 # A developer's own settings must not reach the tests, nor the tests their database.
-for name in Settings.model_fields:
-    os.environ.pop(name.upper(), None)
+for name in [
+    *map(str.upper, Settings.model_fields),
+    *filter(re.compile("OTEL_|FASTAPI_OTEL_").match, os.environ),
+]:
+    os.environ.pop(name, None)
 
 # Stopped from outside, the tests stop their servers too.
 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -34,7 +34,8 @@ _EVERYWHERE: Mapping[str, re.Pattern[str]] = {
     "access-control-allow-origin": re.compile(re.escape(ORIGIN)),
     "access-control-allow-credentials": re.compile("true"),
     "access-control-expose-headers": re.compile(
-        "Allow, Link, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-ID"
+        "Allow, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Server-Timing, "
+        "WWW-Authenticate, X-Request-ID"
     ),
 }
 _ON_TASKS = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
@@ -49,7 +50,7 @@ _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
 }
 # What HTTP and the server add by themselves.
 _COMMON = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
-_SOMETIMES = {"link", "vary"}
+_SOMETIMES = {"link", "server-timing", "vary"}
 _PROBLEMS: Mapping[str, int] = {
     "malformed-body": 400,
     "invalid-cursor": 400,

@@ -19,6 +19,7 @@ EXPOSED = {
     "RateLimit",
     "RateLimit-Policy",
     "Retry-After",
+    "Server-Timing",
     "WWW-Authenticate",
     "X-Request-ID",
 }

@@ -124,6 +124,7 @@ KNOWN = {
     "location",
     "permissions-policy",
     "referrer-policy",
+    "server-timing",
     "strict-transport-security",
     "vary",
     "www-authenticate",

@@ -1,0 +1,177 @@
+"""OpenTelemetry as a platform switches it on: what reaches the collector, and what never does."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from sqlalchemy import URL
+
+from tests.process.otlp import Collector, attributes, collector
+from tests.process.service import Service, running, variables
+from tests.support import SECRET, TASKS
+from tools.postgres import free_port
+from tools.tokens import mint
+
+CALLER_TRACE = "0af7651916cd43dd8448eb211c80319c"
+CALLER_SPAN = "b7ad6b7169203331"
+TRACEPARENT = f"00-{CALLER_TRACE}-{CALLER_SPAN}-01"
+
+
+@pytest.fixture
+def collected() -> Iterator[Collector]:
+    with collector() as received:
+        yield received
+
+
+def traced(database: URL, collected: Collector, **changes: str) -> dict[str, str]:
+    """What the README says to set."""
+    return variables(
+        database,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collected.endpoint,
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20mark-collector",
+        OTEL_SERVICE_NAME="tasks-api",
+        **changes,
+    )
+
+
+def request_line(service: Service) -> dict[str, object]:
+    [line] = [line for line in service.lines() if line.get("route") == TASKS]
+    return line
+
+
+def by_name(collected: Collector) -> dict[str, Span]:
+    return {span.name: span for span in collected.spans() if "health" not in span.name}
+
+
+@pytest.mark.spec("process.tracing", "process.logs.trace")
+def test_a_request_is_traced_from_its_caller_to_its_statement(
+    database_url: URL, collected: Collector, tmp_path: Path
+) -> None:
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}", "traceparent": TRACEPARENT}
+    with running(traced(database_url, collected), tmp_path / "output") as service:
+        response = service.client.get(TASKS, headers=headers)
+        assert response.status_code == 200
+        service.stop()
+    spans = by_name(collected)
+    assert spans.keys() == {f"GET {TASKS}", "wait for a connection", "list_tasks"}
+    request, wait, statement = spans[f"GET {TASKS}"], spans["wait for a connection"], spans["list_tasks"]
+
+    assert {span.trace_id.hex() for span in spans.values()} == {CALLER_TRACE}
+    assert request.parent_span_id.hex() == CALLER_SPAN
+    assert wait.parent_span_id == statement.parent_span_id == request.span_id
+    assert [request.kind, wait.kind, statement.kind] == [
+        Span.SPAN_KIND_SERVER,
+        Span.SPAN_KIND_INTERNAL,
+        Span.SPAN_KIND_CLIENT,
+    ]
+    assert (
+        request.start_time_unix_nano
+        <= wait.start_time_unix_nano
+        <= wait.end_time_unix_nano
+        == statement.start_time_unix_nano
+        <= statement.end_time_unix_nano
+        <= request.end_time_unix_nano
+    )
+    assert attributes(statement.attributes) == {
+        "db.system.name": "postgresql",
+        "db.query.summary": "list_tasks",
+    }
+    line = request_line(service)
+    assert line["trace_id"] == CALLER_TRACE
+    assert line["span_id"] == request.span_id.hex()
+    assert collected.paths() == {"/v1/traces", "/v1/metrics"}
+
+
+@pytest.mark.spec("process.tracing.secrets", "process.logs.secrets")
+def test_nothing_of_a_request_but_its_route_reaches_the_collector(
+    database_url: URL, collected: Collector, tmp_path: Path
+) -> None:
+    token = mint(SECRET, "mark-user")
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Cookie": "mark=mark",
+        "User-Agent": "mark",
+        "baggage": "mark=mark",
+    }
+    with running(traced(database_url, collected), tmp_path / "output") as service:
+        send = service.client.request
+        body = {"title": "mark-title", "description": "mark-description", "tags": ["mark-tag"]}
+        created = send("POST", f"{TASKS}?mark=mark", json=body, headers=headers)
+        created = created if created.is_success else send("POST", TASKS, json=body, headers=headers)
+        path = f"{TASKS}/{created.json()['id']}"
+        assert send("GET", path, headers=headers).status_code == 200
+        assert send("GET", f"{TASKS}/mark?mark=mark&sig=mark", headers=headers).status_code == 422
+        assert send("GET", "/mark?mark", headers=headers).status_code == 404
+        assert send("GET", f"{TASKS}?cursor=mark&access_token={token}", headers=headers).status_code == 422
+        assert send("POST", TASKS, content=b"mark{", headers=headers).status_code in {400, 415}
+        assert send("GET", TASKS, headers={"Authorization": "Bearer mark"}).status_code == 401
+        service.stop()
+    assert len(collected.spans()) > 8
+    for kept in ("mark", token, SECRET, created.json()["id"], str(database_url.password)):
+        for where, payload in collected.payloads:
+            assert kept.encode() not in payload, f"{kept} in {where}"
+    assert "mark-collector" not in (tmp_path / "output").read_text()
+
+
+@pytest.mark.spec("process.tracing")
+def test_a_database_that_is_away_fails_the_wait(
+    collected: Collector, database_url: URL, tmp_path: Path
+) -> None:
+    absent = database_url.set(host="127.0.0.1", port=free_port())
+    with running(traced(absent, collected), tmp_path / "output") as service:
+        response = service.client.get(TASKS, headers={"Authorization": f"Bearer {mint(SECRET, 'somebody')}"})
+        assert response.status_code == 503
+        service.stop()
+    spans = by_name(collected)
+    assert spans.keys() == {f"GET {TASKS}", "wait for a connection"}
+    wait = spans["wait for a connection"]
+    assert wait.status.code == Status.STATUS_CODE_ERROR
+    assert not wait.status.message
+    assert not wait.events
+    assert attributes(wait.attributes) == {"error.type": "OperationalError"}
+
+
+@pytest.mark.spec("process.tracing", "headers.server-timing")
+@pytest.mark.parametrize("changes", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}])
+def test_it_is_off_without_an_endpoint_or_when_disabled(
+    database_url: URL, collected: Collector, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    environment = traced(database_url, collected) | changes
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}", "traceparent": TRACEPARENT}
+    with running(environment, tmp_path / "output") as service:
+        response = service.client.get(TASKS, headers=headers)
+        service.stop()
+    assert re.fullmatch(r"db;dur=\d+\.\d, wait;dur=\d+\.\d", response.headers["server-timing"])
+    assert collected.payloads == []
+    assert "trace_id" not in request_line(service)
+
+
+@pytest.mark.spec("process.tracing")
+def test_a_trace_does_not_continue_its_caller_s_without_propagators(
+    database_url: URL, collected: Collector, tmp_path: Path
+) -> None:
+    environment = traced(database_url, collected, OTEL_PROPAGATORS="none")
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}", "traceparent": TRACEPARENT}
+    with running(environment, tmp_path / "output") as service:
+        assert service.client.get(TASKS, headers=headers).status_code == 200
+        service.stop()
+    request = by_name(collected)[f"GET {TASKS}"]
+    assert not request.parent_span_id
+    assert request.trace_id.hex() != CALLER_TRACE
+
+
+@pytest.mark.spec("process.tracing", "process.logs.secrets")
+def test_it_stops_in_time_while_the_collector_is_away(database_url: URL, tmp_path: Path) -> None:
+    environment = variables(
+        database_url,
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",
+        OTEL_EXPORTER_OTLP_HEADERS="mark-collector",
+    )
+    with running(environment, tmp_path / "output") as service:
+        started = time.monotonic()
+        service.stop()
+        assert time.monotonic() - started < 20
+    assert "mark-collector" not in (tmp_path / "output").read_text()
