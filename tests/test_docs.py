@@ -106,3 +106,47 @@ def test_what_is_missing_is_a_known_gap() -> None:
     for requirement, _, _, status, how in rows("v5.0.0-"):
         if status in {"partly", "gap"}:
             assert GAP.search(how), requirement
+
+
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+PRODUCT = [
+    *ROOT.glob("*.py"),
+    *(path for name in ("routes", "services", "web") for path in (ROOT / name).glob("*.py")),
+]
+
+
+def calls(*names: str) -> Iterator[ast.Call]:
+    """Calls of functions or methods with these names in the product."""
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+                yield node
+
+
+def first_text(call: ast.Call) -> str | None:
+    given = call.args[0] if call.args else None
+    return given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else None
+
+
+def test_the_runbook_has_every_log_message() -> None:
+    logged = [first_text(call) for call in calls("log.warning", "log.error", "log.exception", "access.info")]
+    assert len(logged) >= 8
+    for message in logged:
+        assert message is not None
+        pattern = re.escape(re.sub(r"%\w", "…", message))
+        assert re.search(rf"\| `{pattern}`", OPERATIONS), message
+
+
+def test_the_runbook_has_every_reason_of_a_503() -> None:
+    details = {first_text(call) for call in calls("unavailable", "problems.unavailable")} - {None}
+    readiness = [
+        node.value
+        for node in ast.walk(ast.parse((ROOT / "db.py").read_text()))
+        if isinstance(node, ast.Constant)
+    ]
+    details |= {
+        text for text in readiness if isinstance(text, str) and re.fullmatch(r"(The|Row) [a-z ]+\.", text)
+    }
+    assert len(details) >= 8
+    for detail in details:
+        assert f"| `{detail}` |" in OPERATIONS, detail
