@@ -5,7 +5,6 @@ a caller without a token about it. Here the body is a dependency, which is
 resolved after the user.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -19,16 +18,12 @@ from problems import (
     BODY_TOO_LARGE,
     INVALID_REQUEST,
     MALFORMED_BODY,
-    REQUEST_TIMEOUT,
     UNSUPPORTED_MEDIA_TYPE,
     ProblemError,
     ProblemItem,
 )
 
 MAXIMUM_BYTES = 65_536
-BODY_SECONDS = 10
-"""How long a whole body may take to arrive."""
-
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -49,7 +44,7 @@ def json_body(model: type[ModelT], *media_types: str) -> Callable[[Request], Awa
 
     async def read(request: Request) -> ModelT:
         _check_media_type(request, media_types)
-        return validate(model, parse(await _in_time(request)))
+        return validate(model, parse(await _bounded(request)))
 
     return read
 
@@ -111,16 +106,6 @@ def _check_media_type(request: Request, accepted: Sequence[str]) -> None:
     if read is None or read[1].lower() not in accepted or coded or not _is_utf8(read[2]):
         names = " or ".join(accepted)
         raise ProblemError(UNSUPPORTED_MEDIA_TYPE, f"Send {names} in UTF-8 without a content coding.")
-
-
-async def _in_time(request: Request) -> bytes:
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _bounded(request)
-    except TimeoutError:
-        raise ProblemError(
-            REQUEST_TIMEOUT, f"The body did not arrive within {BODY_SECONDS} seconds."
-        ) from None
 
 
 async def _bounded(request: Request) -> bytes:

@@ -81,9 +81,12 @@ def _pattern(path: str) -> re.Pattern[str]:
     return compile_path(path)[0]
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    """The client went away while its body was read; nobody hears this answer."""
-    return _answer(request, ProblemError(problems.MALFORMED_BODY, "The body ended early."))
+async def _no_more_body(request: Request, error: Exception) -> Response:
+    """The rest of the body took too long, or the client is gone and hears nothing.
+
+    The server keeps the time: `web.connections.BODY_SECONDS`.
+    """
+    return _answer(request, ProblemError(problems.REQUEST_TIMEOUT, "The body did not arrive in time."))
 
 
 async def _not_ready(request: Request, error: Exception) -> Response:
@@ -113,7 +116,7 @@ _HANDLERS = {
     TaskNotFound: _task_not_found,
     RequestValidationError: _invalid_parameters,
     HTTPException: _http,
-    ClientDisconnect: _gone,
+    ClientDisconnect: _no_more_body,
     NotReady: _not_ready,
     PoolExhausted: _overloaded,
     Unanswered: _unanswered,

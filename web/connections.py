@@ -7,7 +7,7 @@ private parts of gunicorn; `MEMBERS` names them, and a worker does not start whe
 one of them is gone. No knowledge of tasks, users or the application belongs here.
 """
 
-from asyncio import BaseTransport
+from asyncio import BaseTransport, TimerHandle
 from typing import Any
 
 from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
@@ -16,13 +16,16 @@ from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
     ParseError,
     UnsupportedTransferCoding,
 )
-from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
+from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver  # type: ignore[import-untyped]
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 HEADER_BYTES = 32 * 1024
 """Of a request line and all header fields together."""
 
 _FIELD_OVERHEAD = len(b": \r\n")
+
+BODY_SECONDS = 10
+"""How long a whole body may take to arrive."""
 
 BODY_PIECES = 1_024
 """Chunks, or reads, of one body: parsing each costs about 3 µs whatever its size."""
@@ -36,12 +39,13 @@ MEMBERS = (
     "_keepalive_timeout",
     "_on_body",
     "_on_headers_complete",
+    "_on_message_complete",
     "_send_error_response",
     "_will_close",
     "connection_lost",
     "connection_made",
-    "data_received",
 )
+RECEIVER_MEMBERS = ("_body_wait_expired", "_complete", "_wake_waiter")
 
 
 class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
@@ -56,6 +60,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
     _closing = False
     _header_bytes = 0
     _body_pieces = 0
+    _body_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -65,15 +70,8 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._cancel_body_timer()
         super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._closing:
-            # Parsing what is left could only produce a second answer to the same request.
-            return
-        if self._waiting:
-            self._header_bytes += len(data)
-        super().data_received(data)
 
     def refuse(self) -> None:
         """Answer 503 to a connection for which there is no room."""
@@ -99,18 +97,45 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         self.worker.waiting.pop(self, None)
 
     def _feed_callback_parser(self, data: bytes) -> bool:
+        if self._closing:
+            # Parsing what is left could only produce a second answer to the same request.
+            return False
+        if self._waiting:
+            self._header_bytes += len(data)
         try:
             going_on: bool = super()._feed_callback_parser(data)
         except ValueError:
             # Such as a Content-Length of more digits than int() takes, which gunicorn lets through.
-            self._send_error_response(400, "Malformed request")
-            self._close_transport()
+            return self._refuse_malformed(400, "Malformed request")
+        if not going_on:
             return False
-        if going_on and self._waiting and self._header_bytes > HEADER_BYTES:
-            self._send_error_response(431, "Request headers too large")
-            self._close_transport()
-            return False
-        return going_on
+        if self._waiting:
+            return self._header_bytes <= HEADER_BYTES or self._refuse_malformed(
+                431, "Request headers too large"
+            )
+        receiver = self._body_receiver
+        if receiver is not None and not receiver._complete and self._body_timer is None:
+            self._body_timer = self.worker.loop.call_later(BODY_SECONDS, self._expire_body)
+        return True
+
+    def _refuse_malformed(self, status: int, message: str) -> bool:
+        self._send_error_response(status, message)
+        self._close_transport()
+        return False
+
+    def _expire_body(self) -> None:
+        """Have the application told that no more of the body comes; it can still answer."""
+        self._body_receiver._body_wait_expired = True
+        self._body_receiver._wake_waiter()
+
+    def _cancel_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _on_message_complete(self) -> None:
+        self._cancel_body_timer()
+        super()._on_message_complete()
 
     def _on_headers_complete(self) -> Any:
         skip_body = super()._on_headers_complete()
@@ -157,6 +182,7 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         missing = [name for name in MEMBERS if not hasattr(ASGIProtocol, name)]
+        missing += [name for name in RECEIVER_MEMBERS if not hasattr(BodyReceiver, name)]
         if missing or not hasattr(gasgi, "ASGIProtocol"):
             raise RuntimeError(f"web/connections.py does not fit this gunicorn: it has no {missing}")
         gasgi.ASGIProtocol = BoundedProtocol

@@ -191,6 +191,16 @@ def test_a_request_line_and_each_field_have_limits(service: Service, request_: s
     assert exchange(service, request_).startswith(f"HTTP/1.1 {status} ")
 
 
+def test_the_head_of_the_next_request_may_come_in_parts(service: Service) -> None:
+    request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+    with connected(service) as connection:
+        connection.sendall(f"{request}\r\n{request}".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"Connection: close\r\n\r\n")
+        assert answer(connection).startswith("HTTP/1.1 200 ")
+    assert "Traceback" not in service.output.read_text()
+
+
 @pytest.mark.spec("http.malformed-framing")
 def test_a_length_of_any_number_of_digits_is_refused_without_a_traceback(service: Service) -> None:
     assert exchange(service, post(f"Content-Length: {'9' * 5_000}")).startswith("HTTP/1.1 400 ")
