@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz faults bench bench-quick token migrate openapi lock clean
+.PHONY: help run test check fuzz faults chaos bench bench-quick token migrate openapi lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 i
 
 faults: $(INSTALLED) ## plant each known fault, and tell which check and which test catches it (ONLY=…)
 	@$(BIN)/python -m tests.faults
+
+chaos: $(INSTALLED) ## inject one fault after another under load, and compare what was acknowledged with what is stored (ONLY=…, SEED=…)
+	@$(BIN)/python -m tests.chaos
 
 bench: $(INSTALLED) ## measure the service beside its baselines, for some 35 minutes, and write bench/RESULTS.md
 	@$(BIN)/python -m bench

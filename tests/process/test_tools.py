@@ -202,6 +202,7 @@ def test_make_lists_its_targets() -> None:
         "check",
         "fuzz",
         "faults",
+        "chaos",
         "bench",
         "bench-quick",
         "token",

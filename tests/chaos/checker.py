@@ -1,0 +1,274 @@
+"""Compares what users were told with what the API and the database hold.
+
+Pure: no sockets, no clock. Every write sets title, description, tags, completed
+and priority from one marker, so a stored task that mixes two writes is visible.
+A marker names its user and is used for one write and its retries.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+PRIORITIES = ("low", "medium", "high")
+
+
+class Kind(StrEnum):
+    CREATE = "create"
+    GET = "get"
+    LIST = "list"
+    REPLACE = "replace"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+READS = frozenset({Kind.GET, Kind.LIST})
+
+
+class Outcome(StrEnum):
+    ACKNOWLEDGED = "acknowledged"
+    REFUSED = "refused"
+    """Answered with 4xx, or never sent: nothing was changed."""
+    UNKNOWN = "unknown"
+    """503 or no answer: the change may have been made, or be made later."""
+    MISSING = "missing"
+    """404 for a task that was acknowledged."""
+
+
+class Fault(StrEnum):
+    LOST = "lost"
+    WRONG_OWNER = "wrong owner"
+    HALF_APPLIED = "half-applied"
+    DOUBLE = "double"
+    UNASKED = "unasked"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a user sent and what came of it."""
+
+    user: str
+    kind: Kind
+    outcome: Outcome
+    task: str | None = None
+    marker: str | None = None
+    version: int | None = None
+    status: int | None = None
+    retry_after: bool = False
+    retry_of_unknown: bool = False
+    began: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True)
+class Violation:
+    fault: Fault
+    user: str
+    text: str
+
+
+Task = Mapping[str, Any]
+"""A task as the API shows it, or the same columns of a row."""
+
+
+def marker(user: str, number: int) -> str:
+    return f"{user}#{number}"
+
+
+def owner_of(mark: str) -> str:
+    return mark.rpartition("#")[0]
+
+
+def content(mark: str) -> dict[str, object]:
+    """The writable fields that belong to a marker."""
+    number = int(mark.rpartition("#")[2])
+    return {
+        "title": mark,
+        "description": f"The description of {mark}",
+        "tags": [mark, f"{mark} again"],
+        "completed": number % 2 == 0,
+        "priority": PRIORITIES[number % 3],
+    }
+
+
+def is_whole(task: Task) -> bool:
+    mark = str(task["title"])
+    if not mark.rpartition("#")[2].isdecimal():
+        return False
+    expected = content(mark)
+    return expected == {name: task[name] for name in expected}
+
+
+@dataclass
+class Known:
+    """A task that was acknowledged: its last acknowledged state and those that may replace it.
+
+    A state is a marker; None stands for deleted.
+    """
+
+    state: str | None
+    version: int
+    pending: set[str | None] = field(default_factory=set)
+    unknown_writes: int = 0
+
+    @property
+    def possible(self) -> set[str | None]:
+        return {None} if self.state is None else {self.state, *self.pending}
+
+
+class Expectations:
+    """What one user may find, after the operations that were recorded."""
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        self.tasks: dict[str, Known] = {}
+        self._unknown_creates: Counter[str] = Counter()
+        self._markers: set[str] = set()
+
+    def record(self, operation: Operation) -> list[Violation]:
+        """Take one operation in; a 404 for a task that must exist is a violation."""
+        if operation.kind in READS and operation.outcome is not Outcome.MISSING:
+            return []
+        if operation.marker is not None:
+            self._markers.add(operation.marker)
+        match operation.outcome:
+            case Outcome.ACKNOWLEDGED:
+                self._acknowledged(operation)
+            case Outcome.UNKNOWN:
+                self._unknown(operation)
+            case Outcome.MISSING:
+                return self._missing(operation)
+            case Outcome.REFUSED:
+                pass
+        return []
+
+    def _acknowledged(self, operation: Operation) -> None:
+        assert operation.task is not None
+        if operation.kind is Kind.CREATE:
+            self.tasks[operation.task] = Known(operation.marker, operation.version or 1)
+        elif known := self.tasks.get(operation.task):
+            known.state = None if operation.kind is Kind.DELETE else operation.marker
+            known.version = operation.version or known.version
+
+    def _unknown(self, operation: Operation) -> None:
+        if operation.kind is Kind.CREATE:
+            assert operation.marker is not None
+            self._unknown_creates[operation.marker] += 1
+        elif operation.task in self.tasks:
+            known = self.tasks[operation.task]
+            known.pending.add(None if operation.kind is Kind.DELETE else operation.marker)
+            known.unknown_writes += 1
+
+    def _missing(self, operation: Operation) -> list[Violation]:
+        """Reported once: the task is not expected any more."""
+        assert operation.task is not None
+        known = self.tasks.get(operation.task)
+        if known is None or None in known.possible:
+            return []
+        del self.tasks[operation.task]
+        return [self._violation(Fault.LOST, f"{operation.kind} of {operation.task} ({known.state}): 404")]
+
+    def check_one(self, task: Task) -> list[Violation]:
+        """A task that an answer showed."""
+        return [*self._check_owner(task), *self._check_content(str(task["id"]), task)]
+
+    def check_all(self, tasks: Sequence[Task]) -> list[Violation]:
+        """All tasks of the user that are not deleted."""
+        found = {str(task["id"]): task for task in tasks}
+        faults = [each for task in tasks for each in self._check_owner(task)]
+        for task_id, known in self.tasks.items():
+            if task_id in found:
+                faults += self._check_content(task_id, found[task_id])
+            elif None not in known.possible:
+                faults.append(self._violation(Fault.LOST, f"{task_id} ({known.state}) is gone"))
+        faults += self._check_strays([task for task_id, task in found.items() if task_id not in self.tasks])
+        if len(found) < len(tasks):
+            faults.append(self._violation(Fault.DOUBLE, "a list shows a task twice"))
+        return faults
+
+    def _check_owner(self, task: Task) -> list[Violation]:
+        if task["user_id"] == self.user and owner_of(str(task["title"])) == self.user:
+            return []
+        text = f"{task['id']} of {task['user_id']} holds {task['title']}"
+        return [self._violation(Fault.WRONG_OWNER, text)]
+
+    def _check_content(self, task_id: str, task: Task) -> list[Violation]:
+        known = self.tasks.get(task_id)
+        if known is None:
+            return []
+        if not is_whole(task):
+            return [self._violation(Fault.HALF_APPLIED, f"{task_id}: {dict(task)}")]
+        if task["title"] not in known.possible:
+            expected = " or ".join(sorted(str(each) for each in known.possible))
+            return [self._violation(Fault.LOST, f"{task_id} is {task['title']}, not {expected}")]
+        return self._check_version(task_id, int(task["version"]), known)
+
+    def _check_version(self, task_id: str, version: int, known: Known) -> list[Violation]:
+        """Each write raises it by one; a write whose outcome is unknown may have."""
+        if version < known.version:
+            fault = Fault.LOST
+        elif version > known.version + known.unknown_writes:
+            fault = Fault.UNASKED
+        else:
+            return []
+        text = f"{task_id} has version {version}, not {known.version} (+{known.unknown_writes})"
+        return [self._violation(fault, text)]
+
+    def _check_strays(self, tasks: Sequence[Task]) -> list[Violation]:
+        """Tasks whose ID no answer named: each needs a create whose outcome is unknown."""
+        faults = []
+        count = Counter(str(task["title"]) for task in tasks if is_whole(task))
+        for mark, number in count.items():
+            if number > self._unknown_creates[mark] and owner_of(mark) == self.user:
+                fault = Fault.DOUBLE if mark in self._markers else Fault.UNASKED
+                allowed = self._unknown_creates[mark]
+                faults.append(
+                    self._violation(fault, f"{number} more of {mark}, with {allowed} unknown creates")
+                )
+        faults += [
+            self._violation(Fault.HALF_APPLIED, f"{dict(task)}") for task in tasks if not is_whole(task)
+        ]
+        return faults
+
+    def _violation(self, fault: Fault, text: str) -> Violation:
+        return Violation(fault, self.user, text)
+
+
+def expectations(history: Iterable[Operation]) -> dict[str, Expectations]:
+    expected: dict[str, Expectations] = {}
+    for operation in history:
+        expected.setdefault(operation.user, Expectations(operation.user)).record(operation)
+    return expected
+
+
+def check(
+    history: Sequence[Operation], api: Mapping[str, Sequence[Task]], rows: Iterable[Task]
+) -> list[Violation]:
+    """Every violation: `api` is what each user lists, `rows` what the database holds and is not deleted."""
+    stored: dict[str, list[Task]] = {}
+    for row in rows:
+        stored.setdefault(str(row["user_id"]), []).append(row)
+    faults: list[Violation] = []
+    for user, expected in expectations(history).items():
+        seen = expected.check_all(api[user])
+        held = expected.check_all(stored.pop(user, []))
+        faults += [*seen, *(each for each in held if each not in seen)]
+    for user, strays in stored.items():
+        faults += [
+            Violation(Fault.WRONG_OWNER, user, f"{row['id']} holds {row['title']}")
+            for row in strays
+            if owner_of(str(row["title"])) != user
+        ]
+    return faults
+
+
+def doubles_from_retries(history: Iterable[Operation], rows: Iterable[Task]) -> int:
+    """How many tasks more than creates there are, because a create was sent again and both were made."""
+    created = {
+        operation.task: operation.marker
+        for operation in history
+        if operation.kind is Kind.CREATE and operation.outcome is Outcome.ACKNOWLEDGED
+    }
+    markers = set(created.values())
+    return sum(str(row["id"]) not in created and row["title"] in markers for row in rows)

@@ -1,0 +1,110 @@
+"""The servers that all scenarios share, and the ways in which a service reaches its database."""
+
+import itertools
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL
+
+from tests.chaos.proxy import Proxy, proxy
+from tests.chaos.servers import Pooler, Postgres, Redis, Web, binaries, dyno, release
+from tests.stage import ROOT
+
+
+@dataclass
+class Route:
+    """How one service reaches its database, and the parts on the way that a fault may hit."""
+
+    postgres: Postgres
+    service: URL
+    pooler: Pooler | None = None
+    proxy: Proxy | None = None
+
+
+class Environment:
+    """PostgreSQL with the schema, PgBouncer and Redis; a service for each scenario."""
+
+    def __init__(self, home: Path, stack: ExitStack, seed: str) -> None:
+        self.home = home
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.binaries = binaries(home)
+        self._stack = stack
+        self._count = itertools.count(1)
+        self.postgres = self.new_postgres()
+        release(dyno(self.postgres.url, self.postgres.url, {}))
+        self.pooler = Pooler(self.folder("pgbouncer"), self.postgres.url)
+        self.redis = Redis(self.folder("redis"))
+        for program in (self.pooler, self.redis):
+            stack.callback(program.kill)
+            program.start()
+
+    def new_name(self, stem: str) -> str:
+        """One that was not used before: no scenario sees another's users."""
+        return f"{stem.replace(' ', '-')}-{next(self._count)}"
+
+    def folder(self, name: str) -> Path:
+        return self.home / self.new_name(name)
+
+    def new_postgres(
+        self, stack: ExitStack | None = None, home: Path | None = None, *options: str
+    ) -> Postgres:
+        postgres = Postgres.create(self.binaries, home or self.folder("postgres"), *options)
+        (stack or self._stack).callback(postgres.kill)
+        return postgres
+
+    def restore(self) -> None:
+        """After a scenario that failed: everything runs again."""
+        for program in (self.postgres, self.pooler, self.redis):
+            if program.running:
+                program.thaw()
+            else:
+                program.start()
+        self.postgres.wait_until_up()
+
+    @contextmanager
+    def web(self, route: Route, settings: Mapping[str, str], code: Path = ROOT) -> Iterator[Web]:
+        """gunicorn, ready."""
+        environment = dyno(
+            route.service, route.postgres.url, {"RATE_LIMIT_STORAGE_URL": self.redis.url, **settings}
+        )
+        web = Web(environment, self.folder("web"), code)
+        try:
+            web.start()
+            web.wait_until_ready()
+            yield web
+        finally:
+            web.kill()
+
+
+@contextmanager
+def environment(seed: str) -> Iterator[Environment]:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tasks-api-chaos-"))
+        # The servers may run as another user.
+        Path(folder).chmod(0o755)
+        yield Environment(Path(folder), stack, seed)
+
+
+MakeRoute = Callable[[Environment], AbstractContextManager[Route]]
+
+
+@contextmanager
+def direct(environment: Environment) -> Iterator[Route]:
+    yield Route(environment.postgres, environment.postgres.url)
+
+
+@contextmanager
+def pooled(environment: Environment) -> Iterator[Route]:
+    yield Route(environment.postgres, environment.pooler.url, environment.pooler)
+
+
+@contextmanager
+def proxied(environment: Environment) -> Iterator[Route]:
+    """Through the proxy to PgBouncer."""
+    with proxy(environment.pooler.url, environment.seed) as between:
+        yield Route(environment.postgres, between.url, environment.pooler, between)

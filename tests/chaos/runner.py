@@ -1,0 +1,196 @@
+"""Runs one scenario: load, a fault, recovery, the comparison.
+
+A fault is a context manager: it is injected and ended before it yields, and what
+follows the yield is done after the recovery was measured.
+"""
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+
+from tests.chaos.checker import (
+    READS,
+    Fault,
+    Operation,
+    Outcome,
+    Task,
+    check,
+    doubles_from_retries,
+)
+from tests.chaos.environment import Environment, MakeRoute, Route, direct
+from tests.chaos.servers import Postgres, Web
+from tests.chaos.workload import NOT_SENT, PATIENCE, Target, Workload, list_all, workload
+from tests.stage import Sql
+
+LOAD_SECONDS = 1.0
+"""Of load before the fault, and after the recovery."""
+
+RECOVERY_SECONDS = 10.0
+SCENARIO_SECONDS = 25.0
+
+EXPECTED_STATUSES = {200, 201, 204, 429, 503, NOT_SENT, None}
+"""404 is judged by the checker: it is right only for what a lost answer had deleted."""
+
+
+@dataclass
+class Run:
+    """What a fault can reach, and where it says what else must hold."""
+
+    environment: Environment
+    route: Route
+    web: Web
+    load: Workload
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def postgres(self) -> Postgres:
+        return self.route.postgres
+
+    @contextmanager
+    def sql(self) -> Iterator[Sql]:
+        with closing(Sql(self.postgres.url)) as connection:
+            yield connection
+
+    def hold(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def demand(self, holds: bool, otherwise: str) -> None:
+        """A requirement of the scenario's own."""
+        if not holds:
+            self.problems.append(otherwise)
+
+
+MakeFault = Callable[[Run], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    fault: MakeFault
+    route: MakeRoute = direct
+    settings: Mapping[str, str] = field(default_factory=dict)
+    may_lose: bool = False
+    """Asynchronous replication: what a failover loses is reported and is no violation."""
+    needs: Callable[[], str | None] = lambda: None
+    """Why it cannot run on this machine, or None."""
+
+
+@dataclass
+class Result:
+    name: str
+    acknowledged: int = 0
+    faults: Counter[Fault] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    without_retry_after: int = 0
+    retries: int = 0
+    doubles: int = 0
+    slowest: float = 0.0
+    recovery: float | None = None
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.problems)
+
+
+def run(scenario: Scenario, environment: Environment) -> Result:
+    """Never raises because of what it tests: an exception is a problem of the result."""
+    if reason := scenario.needs():
+        return Result(scenario.name, skipped=reason)
+    result = Result(scenario.name)
+    try:
+        _run(scenario, environment, result)
+    except Exception as error:
+        traceback.print_exc()
+        result.problems.append(f"{type(error).__name__}: {error}")
+        environment.restore()
+    return result
+
+
+def _run(scenario: Scenario, environment: Environment, result: Result) -> None:
+    with ExitStack() as stack:
+        route = stack.enter_context(scenario.route(environment))
+        web = stack.enter_context(environment.web(route, scenario.settings))
+        users = environment.new_name(scenario.name)
+        load = stack.enter_context(workload(users, Target(web.port), environment.seed))
+        began = time.monotonic()
+        running = Run(environment, route, web, load, result.problems, result.notes)
+        running.hold(LOAD_SECONDS)
+        with scenario.fault(running):
+            result.recovery = load.wait_until_recovered(RECOVERY_SECONDS)
+            running.hold(LOAD_SECONDS)
+        load.stop()
+        result.seconds = time.monotonic() - began
+        with running.sql() as sql:
+            rows = rows_of(load, sql)
+        _judge(scenario, load, lists_of(load), rows, result)
+
+
+def lists_of(load: Workload) -> dict[str, list[Task]]:
+    """What the API shows each user."""
+    seen: dict[str, list[Task]] = {}
+    for user in load.users:
+        answer, tasks = list_all(user.connection)
+        assert answer.status == 200, f"{user.name} cannot list after the recovery: {answer.status}"
+        seen[user.name] = [*tasks]
+        user.connection.close()
+    return seen
+
+
+def rows_of(load: Workload, sql: Sql) -> list[Task]:
+    """The rows of the users and those with a title of theirs, whoever owns them."""
+    columns = ("user_id", "id", "title", "description", "tags", "completed", "priority", "version")
+    found = sql(
+        f"SELECT {', '.join(columns)} FROM tasks"
+        " WHERE deleted_at IS NULL AND (user_id = ANY(%s) OR substring(title from '^(.*)#') = ANY(%s))",
+        names := [user.name for user in load.users],
+        names,
+    )
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def _judge(
+    scenario: Scenario,
+    load: Workload,
+    api: Mapping[str, list[Task]],
+    rows: list[Task],
+    result: Result,
+) -> None:
+    history = load.history
+    violations = [*load.violations, *check(history, api, rows)]
+    result.faults = Counter(violation.fault for violation in violations)
+    if scenario.may_lose:
+        lost = result.faults.pop(Fault.LOST, 0)
+        result.notes.append(f"{lost} findings of lost writes")
+        violations = [each for each in violations if each.fault is not Fault.LOST]
+    result.problems += [f"{each.fault}: {each.text}" for each in violations]
+    _count(history, load.statuses, result)
+    result.doubles = doubles_from_retries(history, rows)
+    if result.recovery is None:
+        result.problems.append(f"not recovered within {RECOVERY_SECONDS:.0f} s")
+    if result.seconds > SCENARIO_SECONDS:
+        result.problems.append(f"took {result.seconds:.1f} s")
+
+
+def _count(history: list[Operation], statuses: Counter[str], result: Result) -> None:
+    result.statuses = statuses
+    result.acknowledged = sum(
+        each.outcome is Outcome.ACKNOWLEDGED and each.kind not in READS for each in history
+    )
+    result.retries = sum(each.retry_of_unknown for each in history)
+    result.slowest = max((each.ended - each.began for each in history), default=0.0)
+    result.without_retry_after = sum(each.status in {429, 503} and not each.retry_after for each in history)
+    if result.without_retry_after:
+        result.problems.append(f"{result.without_retry_after} answers without Retry-After")
+    unexpected = Counter(each.status for each in history if each.status not in {*EXPECTED_STATUSES, 404})
+    result.problems += [f"{count} answers with status {status}" for status, count in unexpected.items()]
+    unanswered = sum(each.status is None and each.ended - each.began >= PATIENCE for each in history)
+    if unanswered:
+        result.problems.append(f"{unanswered} requests without an answer for {PATIENCE:.0f} s")

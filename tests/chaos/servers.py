@@ -1,0 +1,267 @@
+"""The servers of the harness: PostgreSQL, PgBouncer, Redis and gunicorn."""
+
+import os
+import pwd
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx2
+import psycopg2
+from sqlalchemy import URL
+
+from tests.chaos.program import Program, listens
+from tests.pooler import CONFIGURATION
+from tests.process.service import variables
+from tests.stage import ROOT, Sql, libpq, require
+from tests.support import wait_until
+from tools.postgres import SUPERUSER, UNPRIVILEGED_USER, Failure, _package, _readable_copy, free_port
+
+POOLER_CONNECTIONS = 5
+"""PgBouncer's connections to the server: fewer than two workers have to PgBouncer."""
+
+DATABASE = "tasks"
+
+# The statement deadline of a request is 2 + 2 + 1 s: the specification's sum.
+TIMEOUTS = {"DB_CONNECT_TIMEOUT": "2", "DB_STATEMENT_TIMEOUT": "2", "DB_POOL_TIMEOUT": "2"}
+DEADLINE = 5.0
+
+
+def binaries(home: Path) -> Path:
+    """PostgreSQL's programs, where the user who runs the server can read them."""
+    package = _package()
+    if os.geteuid() == 0:
+        package = _readable_copy(package, home)
+    return package / "pginstall" / "bin"
+
+
+def give_away(*paths: Path) -> None:
+    """As root, to the user who runs the servers."""
+    if os.geteuid() == 0:
+        user = pwd.getpwnam(UNPRIVILEGED_USER)
+        for path in paths:
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+
+class Postgres(Program):
+    """A durable PostgreSQL on a port of its own: fsync is on."""
+
+    def __init__(self, programs: Path, home: Path, password: str) -> None:
+        self._programs = programs
+        self.home = home
+        self.data = home / "data"
+        self.port = free_port()
+        self.url = URL.create("postgresql", SUPERUSER, password, "127.0.0.1", self.port, DATABASE)
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "60",
+            "fsync": "on",
+            "synchronous_commit": "on",
+            "max_wal_senders": "4",
+            "hot_standby": "on",
+        }
+        flags = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        super().__init__(
+            [str(programs / "postgres"), "-D", str(self.data), *flags],
+            home / "log",
+            environment={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            cwd=home,
+            unprivileged=True,
+        )
+
+    @classmethod
+    def create(cls, programs: Path, home: Path, *options: str) -> "Postgres":
+        """A new cluster with an empty database; it runs."""
+        home.mkdir(exist_ok=True)
+        password = home / "password"
+        password.write_text(secrets.token_urlsafe(16))
+        give_away(home, password)
+        postgres = cls(programs, home, password.read_text())
+        postgres.run(
+            "initdb",
+            f"--pgdata={postgres.data}",
+            f"--username={SUPERUSER}",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            *options,
+        )
+        postgres.start()
+        postgres.wait_until_up()
+        with closing(Sql(postgres.url.set(database="postgres"))) as sql:
+            sql(f"CREATE DATABASE {DATABASE}")
+        return postgres
+
+    def clone(self, home: Path) -> "Postgres":
+        """A streaming replica of this server; it runs."""
+        home.mkdir()
+        give_away(home)
+        replica = Postgres(self._programs, home, str(self.url.password))
+        source = libpq(self.url.update_query_dict({"application_name": "standby"}))
+        self.run("pg_basebackup", "-d", source, "-D", str(replica.data), "-R", "-X", "stream", "-c", "fast")
+        replica.start()
+        replica.wait_until_up()
+        return replica
+
+    def run(self, program: str, *arguments: str) -> None:
+        """One of PostgreSQL's programs, as the user who runs the server."""
+        user = pwd.getpwnam(UNPRIVILEGED_USER) if os.geteuid() == 0 else None
+        done = subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self.home,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            user=user and user.pw_uid,
+            group=user and user.pw_gid,
+            extra_groups=user and [],
+            check=False,
+        )
+        if done.returncode:
+            raise Failure(f"{program} failed: {done.stderr.strip()}")
+
+    def answers(self) -> bool:
+        try:
+            psycopg2.connect(libpq(self.url.set(database="postgres")), connect_timeout=2).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def wait_until_up(self) -> None:
+        def up() -> bool:
+            if not self.running:
+                raise Failure(f"PostgreSQL ended: {self.output.read_text()[-500:]}")
+            return self.answers()
+
+        wait_until(up, "PostgreSQL does not answer")
+
+    def restart(self) -> None:
+        """A fast shutdown, which ends sessions, and a new start."""
+        self.stop(signal.SIGINT)
+        self.start()
+
+    def reload(self) -> None:
+        self.send(signal.SIGHUP)
+
+    def backends(self, where: str = "true") -> list[int]:
+        """The process IDs of the service's sessions, direct or through PgBouncer."""
+        query = f"SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND {where}"
+        with closing(Sql(self.url)) as sql:
+            return [pid for (pid,) in sql(query, DATABASE)]
+
+    def terminate_backends(self) -> None:
+        query = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = %s AND pid <> pg_backend_pid()"
+        )
+        with closing(Sql(self.url.set(database="postgres"))) as sql:
+            sql(query, DATABASE)
+
+
+class Pooler(Program):
+    """PgBouncer before a PostgreSQL, in transaction mode as Neon's is."""
+
+    def __init__(self, home: Path, server: URL) -> None:
+        home.mkdir()
+        self.port = free_port()
+        self.url = server.set(port=self.port)
+        settings = CONFIGURATION.format(
+            server=server, port=self.port, home=home, connections=POOLER_CONNECTIONS
+        )
+        configuration, users = home / "pgbouncer.ini", home / "users"
+        configuration.write_text(settings)
+        users.write_text(f'"{server.username}" "{server.password}"\n')
+        give_away(home, configuration, users)
+        super().__init__(
+            [require("pgbouncer"), str(configuration)], home / "log", cwd=home, unprivileged=True
+        )
+
+    def start(self) -> None:
+        super().start()
+        wait_until(lambda: listens(self.port), "PgBouncer does not listen")
+
+
+class Redis(Program):
+    """Redis in memory only."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir()
+        give_away(home)
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)]
+        super().__init__([require("redis-server"), *options], home / "log", unprivileged=True)
+
+    def start(self) -> None:
+        super().start()
+        wait_until(lambda: listens(self.port), "Redis does not listen")
+
+
+def procfile(process: str, code: Path = ROOT) -> list[str]:
+    """The words of a command of the Procfile."""
+    lines = dict(line.split(": ", 1) for line in (code / "Procfile").read_text().splitlines() if line)
+    return shlex.split(lines[process])
+
+
+def dyno(service: URL, direct: URL, settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment that a platform gives; programs are found in the virtualenv first."""
+    given = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DATABASE_URL_UNPOOLED": libpq(direct),
+        "WEB_CONCURRENCY": "2",
+        "DB_POOL_SIZE": "4",
+        **TIMEOUTS,
+        **settings,
+    }
+    return variables(service, **given)
+
+
+def release(environment: Mapping[str, str], code: Path = ROOT) -> None:
+    """The Procfile's release command."""
+    command = procfile("release", code)
+    done = subprocess.run(
+        [shutil.which(command[0], path=environment["PATH"]) or command[0], *command[1:]],
+        cwd=code,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failure(f"The release failed: {done.stdout}{done.stderr}")
+
+
+class Web(Program):
+    """The Procfile's web command on the port of its environment."""
+
+    def __init__(self, environment: Mapping[str, str], output: Path, code: Path = ROOT) -> None:
+        command = procfile("web", code)
+        program = shutil.which(command[0], path=environment["PATH"]) or command[0]
+        super().__init__([program, *command[1:]], output, environment=environment, cwd=code)
+        self.port = int(environment["PORT"])
+
+    def wait_until_ready(self) -> None:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=5) as client:
+            wait_until(lambda: self._ready(client), f"not ready; see {self.output}")
+
+    def _ready(self, client: httpx2.Client) -> bool:
+        if not self.running:
+            raise Failure(f"gunicorn ended: {self.output.read_text()[-2000:]}")
+        with suppress(httpx2.TransportError):
+            return client.get("/health/ready").status_code == 200
+        return False
+
+    def log_tail(self) -> Iterator[str]:
+        """Lines of the log that report an unexpected error."""
+        for line in self.output.read_text(errors="replace").splitlines():
+            if '"level": "ERROR"' in line or "Traceback" in line:
+                yield line

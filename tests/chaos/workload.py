@@ -1,0 +1,296 @@
+"""Users who send all six operations all the time and record what came of each.
+
+A user sends one request at a time. After an unknown outcome the same request is
+sent again, as clients do, and the task is not written to any more: a change whose
+answer was lost may be made much later and would overwrite a newer one.
+"""
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.checker import (
+    READS,
+    Expectations,
+    Kind,
+    Operation,
+    Outcome,
+    Violation,
+    content,
+    marker,
+)
+from tests.support import SECRET, TASKS
+from tools.tokens import mint
+
+USERS = 8
+"""Every second one keeps its connection, as a router does; the others open one for each request."""
+
+PATIENCE = 10.0
+"""Seconds that a client waits for an answer: more than any deadline of the service."""
+
+PAUSE = 0.01
+RETRY_PAUSE = 0.2
+"""Seconds between two requests of a user, and before one is sent again."""
+
+METHODS = {Kind.CREATE: "POST", Kind.REPLACE: "PUT", Kind.UPDATE: "PATCH", Kind.DELETE: "DELETE"}
+
+NOT_SENT = 0
+"""In place of a status: the connection was refused or closed before the request was written."""
+
+
+@dataclass
+class Target:
+    """Where the router sends requests."""
+
+    port: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int | None
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Connection:
+    """One user's HTTP connection: JSON in and out, and no exceptions."""
+
+    def __init__(self, target: Target, user: str, *, keep: bool) -> None:
+        self._target = target
+        self._keep = keep
+        self._http: http.client.HTTPConnection | None = None
+        self._headers = {
+            "Authorization": f"Bearer {mint(SECRET, user)}",
+            "Content-Type": "application/json",
+        }
+
+    def send(self, method: str, path: str, body: object = None) -> Answer:
+        connection = self._connection()
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.request(method, path, content, self._headers)
+        except OSError:
+            self.close()
+            return Answer(NOT_SENT)
+        return self._receive(connection)
+
+    def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._http is not None and self._http.port != self._target.port:
+            self.close()
+        if self._http is None:
+            self._http = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=PATIENCE)
+        return self._http
+
+    def _receive(self, connection: http.client.HTTPConnection) -> Answer:
+        try:
+            response = connection.getresponse()
+            text = response.read()
+            body = json.loads(text) if text else None
+        except (OSError, http.client.HTTPException, ValueError):
+            self.close()
+            return Answer(None)
+        if not self._keep:
+            self.close()
+        return Answer(response.status, body, {**response.headers})
+
+
+def list_all(connection: Connection) -> tuple[Answer, list[dict[str, Any]]]:
+    """The answer of the last page that was asked for, and the tasks of all of them."""
+    path, tasks = f"{TASKS}?limit=200", []
+    while True:
+        answer = connection.send("GET", path)
+        if answer.status != 200:
+            return answer, []
+        tasks += answer.body
+        link = answer.headers.get("Link")
+        if link is None:
+            return answer, tasks
+        path = link.partition("<")[2].partition(">")[0]
+
+
+class User:
+    """One user: what was sent, what may be found, and what was found wrong."""
+
+    def __init__(self, name: str, target: Target, seed: str, *, keep: bool) -> None:
+        self.name = name
+        self.history: list[Operation] = []
+        self.violations: list[Violation] = []
+        self.connection = Connection(target, name, keep=keep)
+        self.expected = Expectations(name)
+        self._random = random.Random(f"{seed} {name}")
+        self._usable: list[str] = []
+        self._number = 0
+        self._clean: set[Kind] = set()
+        self._clean_from = 0.0
+
+    @property
+    def recovered(self) -> bool:
+        """Whether every operation has worked since the last failure or `expect_recovery`."""
+        return len(self._clean) == len(Kind)
+
+    def expect_recovery(self) -> None:
+        self._clean_from = time.monotonic()
+        self._clean = set()
+
+    def run(self, stopped: threading.Event, gate: threading.Event) -> None:
+        while not stopped.is_set():
+            for kind in self._random.sample([*Kind], len(Kind)):
+                self._work(kind, stopped, gate)
+        self.connection.close()
+
+    def _work(self, kind: Kind, stopped: threading.Event, gate: threading.Event) -> None:
+        """One operation, sent until its outcome is known."""
+        if not self._usable and kind is not Kind.LIST:
+            kind = Kind.CREATE
+        task = None if kind in {Kind.CREATE, Kind.LIST} else self._random.choice(self._usable)
+        mark = self._new_marker() if kind in {Kind.CREATE, Kind.REPLACE, Kind.UPDATE} else None
+        unknown = False
+        while not stopped.is_set():
+            gate.wait()
+            done = self._send(kind, task, mark, unknown)
+            unknown = unknown or done.outcome is Outcome.UNKNOWN
+            settled = kind in READS or done.outcome in {Outcome.ACKNOWLEDGED, Outcome.MISSING}
+            stopped.wait(PAUSE if settled else RETRY_PAUSE)
+            if settled:
+                break
+        if task and (unknown or task not in self.expected.tasks or kind is Kind.DELETE):
+            with suppress(ValueError):
+                self._usable.remove(task)
+
+    def _send(self, kind: Kind, task: str | None, mark: str | None, retry: bool) -> Operation:
+        began = time.monotonic()
+        answer, tasks = self._ask(kind, task, mark)
+        outcome = _outcome(kind, answer, retry)
+        done = Operation(
+            self.name,
+            kind,
+            outcome,
+            tasks[0]["id"] if kind is Kind.CREATE and tasks else task,
+            mark,
+            version=tasks[0]["version"] if mark and tasks else None,
+            status=answer.status,
+            retry_after="Retry-After" in answer.headers,
+            retry_of_unknown=retry,
+            began=began,
+            ended=time.monotonic(),
+        )
+        self._record(done, tasks)
+        return done
+
+    def _ask(self, kind: Kind, task: str | None, mark: str | None) -> tuple[Answer, list[dict[str, Any]]]:
+        if kind is Kind.LIST:
+            return list_all(self.connection)
+        path = TASKS if task is None else f"{TASKS}/{task}"
+        answer = self.connection.send(METHODS.get(kind, "GET"), path, mark and content(mark))
+        is_task = answer.status in {200, 201}
+        return answer, [answer.body] if is_task else []
+
+    def _record(self, done: Operation, tasks: list[dict[str, Any]]) -> None:
+        self.history.append(done)
+        self.violations += self.expected.record(done)
+        if done.outcome is Outcome.ACKNOWLEDGED:
+            if done.kind is Kind.LIST:
+                self.violations += self.expected.check_all(tasks)
+            else:
+                self.violations += [each for task in tasks for each in self.expected.check_one(task)]
+            if done.kind is Kind.CREATE and done.task:
+                self._usable.append(done.task)
+        if done.outcome is not Outcome.ACKNOWLEDGED:
+            self._clean = set()
+        elif done.began >= self._clean_from:
+            self._clean = {*self._clean, done.kind}
+
+    def _new_marker(self) -> str:
+        self._number += 1
+        return marker(self.name, self._number)
+
+
+def _outcome(kind: Kind, answer: Answer, retry: bool) -> Outcome:
+    if answer.status in {200, 201, 204}:
+        return Outcome.ACKNOWLEDGED
+    if answer.status == 404 and kind is not Kind.CREATE:
+        # The first attempt, whose answer was lost, has deleted the task.
+        return Outcome.ACKNOWLEDGED if retry and kind is Kind.DELETE else Outcome.MISSING
+    if answer.status is None or answer.status >= 500:
+        return Outcome.UNKNOWN
+    return Outcome.REFUSED
+
+
+class Workload:
+    """All users of one scenario."""
+
+    def __init__(self, name: str, target: Target, seed: str, count: int = USERS) -> None:
+        self.target = target
+        self.users = [User(f"{name}-{n}", target, seed, keep=n % 2 == 0) for n in range(count)]
+        self._stopped = threading.Event()
+        self._gate = threading.Event()
+        self._gate.set()
+        self._threads = [
+            threading.Thread(target=user.run, args=(self._stopped, self._gate), daemon=True)
+            for user in self.users
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def pause(self) -> None:
+        """No new requests; those in flight go on."""
+        self._gate.clear()
+
+    def resume(self) -> None:
+        self._gate.set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._gate.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_until_recovered(self, seconds: float) -> float | None:
+        """Seconds until every operation has worked for every user; None if it took longer."""
+        began = time.monotonic()
+        for user in self.users:
+            user.expect_recovery()
+        while time.monotonic() < began + seconds:
+            if all(user.recovered for user in self.users):
+                return time.monotonic() - began
+            time.sleep(0.02)
+        return None
+
+    @property
+    def history(self) -> list[Operation]:
+        return [operation for user in self.users for operation in user.history]
+
+    @property
+    def violations(self) -> list[Violation]:
+        return [violation for user in self.users for violation in user.violations]
+
+    @property
+    def statuses(self) -> Counter[str]:
+        names = {None: "no answer", NOT_SENT: "not sent"}
+        return Counter(names.get(each.status, str(each.status)) for each in self.history)
+
+
+@contextmanager
+def workload(name: str, target: Target, seed: str) -> Iterator[Workload]:
+    running = Workload(name, target, seed)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
