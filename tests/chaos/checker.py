@@ -245,13 +245,16 @@ def expectations(history: Iterable[Operation]) -> dict[str, Expectations]:
 def check(
     history: Sequence[Operation], api: Mapping[str, Sequence[Task]], rows: Iterable[Task]
 ) -> list[Violation]:
-    """Every violation: `api` is what each user lists, `rows` what the database holds and is not deleted."""
+    """Every violation: `api` is what each user lists, `rows` what is stored and not deleted.
+
+    A user who could not list is not in `api`.
+    """
     stored: dict[str, list[Task]] = {}
     for row in rows:
         stored.setdefault(str(row["user_id"]), []).append(row)
     faults: list[Violation] = []
     for user, expected in expectations(history).items():
-        seen = expected.check_all(api[user])
+        seen = expected.check_all(api[user]) if user in api else []
         held = expected.check_all(stored.pop(user, []))
         faults += [*seen, *(each for each in held if each not in seen)]
     for user, strays in stored.items():

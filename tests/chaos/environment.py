@@ -33,9 +33,8 @@ class Environment:
         self.seed = seed
         self.random = random.Random(seed)
         self.binaries = binaries(home)
-        self._stack = stack
         self._count = itertools.count(1)
-        self.postgres = self.new_postgres()
+        self.postgres = self.new_postgres(stack)
         release(dyno(self.postgres.url, self.postgres.url, {}))
         self.pooler = Pooler(self.folder("pgbouncer"), self.postgres.url)
         self.redis = Redis(self.folder("redis"))
@@ -50,11 +49,9 @@ class Environment:
     def folder(self, name: str) -> Path:
         return self.home / self.new_name(name)
 
-    def new_postgres(
-        self, stack: ExitStack | None = None, home: Path | None = None, *options: str
-    ) -> Postgres:
+    def new_postgres(self, stack: ExitStack, home: Path | None = None, *options: str) -> Postgres:
         postgres = Postgres.create(self.binaries, home or self.folder("postgres"), *options)
-        (stack or self._stack).callback(postgres.kill)
+        stack.callback(postgres.kill)
         return postgres
 
     def restore(self) -> None:
@@ -108,3 +105,12 @@ def proxied(environment: Environment) -> Iterator[Route]:
     """Through the proxy to PgBouncer."""
     with proxy(environment.pooler.url, environment.seed) as between:
         yield Route(environment.postgres, between.url, environment.pooler, between)
+
+
+@contextmanager
+def own_server(environment: Environment, home: Path | None = None, *options: str) -> Iterator[Route]:
+    """A PostgreSQL for this scenario alone, with the schema; `options` are those of initdb."""
+    with ExitStack() as stack:
+        postgres = environment.new_postgres(stack, home, *options)
+        release(dyno(postgres.url, postgres.url, {}))
+        yield Route(postgres, postgres.url)

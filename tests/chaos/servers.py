@@ -32,6 +32,10 @@ DATABASE = "tasks"
 TIMEOUTS = {"DB_CONNECT_TIMEOUT": "2", "DB_STATEMENT_TIMEOUT": "2", "DB_POOL_TIMEOUT": "2"}
 DEADLINE = 5.0
 
+WORKERS, POOL_SIZE = 2, 4
+SLOTS = WORKERS * POOL_SIZE
+"""How many connections to the database the service has at most."""
+
 
 def binaries(home: Path) -> Path:
     """PostgreSQL's programs, where the user who runs the server can read them."""
@@ -172,22 +176,35 @@ class Pooler(Program):
 
     def __init__(self, home: Path, server: URL) -> None:
         home.mkdir()
+        self.home = home
         self.port = free_port()
         self.url = server.set(port=self.port)
-        settings = CONFIGURATION.format(
+        self._configuration = CONFIGURATION.format(
             server=server, port=self.port, home=home, connections=POOLER_CONNECTIONS
         )
-        configuration, users = home / "pgbouncer.ini", home / "users"
-        configuration.write_text(settings)
-        users.write_text(f'"{server.username}" "{server.password}"\n')
-        give_away(home, configuration, users)
+        (home / "users").write_text(f'"{server.username}" "{server.password}"\n')
+        self.configure()
+        give_away(home, *home.iterdir())
         super().__init__(
-            [require("pgbouncer"), str(configuration)], home / "log", cwd=home, unprivileged=True
+            [require("pgbouncer"), str(home / "pgbouncer.ini")], home / "log", cwd=home, unprivileged=True
         )
+
+    def configure(self, **changes: str) -> None:
+        """Write the configuration with other settings; takes effect with a start or a reload."""
+        lines = "".join(f"{name} = {value}\n" for name, value in changes.items())
+        (self.home / "pgbouncer.ini").write_text(self._configuration + lines)
 
     def start(self) -> None:
         super().start()
         wait_until(lambda: listens(self.port), "PgBouncer does not listen")
+
+    def reload(self) -> None:
+        before = self._reloads()
+        self.send(signal.SIGHUP)
+        wait_until(lambda: self._reloads() > before, "PgBouncer does not reload")
+
+    def _reloads(self) -> int:
+        return self.output.read_text(errors="replace").count("re-reading config")
 
 
 class Redis(Program):
@@ -217,8 +234,8 @@ def dyno(service: URL, direct: URL, settings: Mapping[str, str]) -> dict[str, st
     given = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DATABASE_URL_UNPOOLED": libpq(direct),
-        "WEB_CONCURRENCY": "2",
-        "DB_POOL_SIZE": "4",
+        "WEB_CONCURRENCY": str(WORKERS),
+        "DB_POOL_SIZE": str(POOL_SIZE),
         **TIMEOUTS,
         **settings,
     }

@@ -11,9 +11,10 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import Any
 
 from tests.chaos.checker import (
@@ -56,7 +57,8 @@ class Target:
 class Answer:
     status: int | None
     body: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Message = field(default_factory=Message)
+    """Their names are found in either case."""
 
 
 class Connection:
@@ -105,7 +107,7 @@ class Connection:
             return Answer(None)
         if not self._keep:
             self.close()
-        return Answer(response.status, body, {**response.headers})
+        return Answer(response.status, body, response.headers)
 
 
 def list_all(connection: Connection) -> tuple[Answer, list[dict[str, Any]]]:

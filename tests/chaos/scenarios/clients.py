@@ -1,0 +1,104 @@
+"""Hostile and broken clients beside the users: the users must not notice most of them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.chaos import clients
+from tests.chaos.checker import Outcome
+from tests.chaos.environment import pooled
+from tests.chaos.runner import Run, Scenario
+from tests.chaos.workload import Connection
+from tests.support import SECRET, TASKS
+from tools.tokens import mint
+
+END_SECONDS = 12
+"""The service ends silent and slow connections within 10 s; its timers may be late by a second or two."""
+
+COUNT = 100
+IDLE = 2000
+
+
+def _is_not_noticed(run: Run) -> None:
+    failures = sum(each.outcome is not Outcome.ACKNOWLEDGED for each in run.load.history)
+    run.demand(not failures, f"{failures} requests of other users failed")
+
+
+@contextmanager
+def slow_headers(run: Run) -> Iterator[None]:
+    with clients.connections(run.web.port, COUNT) as sockets:
+        run.hold(0.2)
+        clients.send_all(sockets, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n")
+        clients.drip(sockets, b"X-Slow: 1\r\n", END_SECONDS, run.hold)
+        held = clients.held_by_service(run.web.port, sockets)
+    run.demand(not held, f"{held} of {COUNT} slow requests were still read after {END_SECONDS} s")
+    yield
+    _is_not_noticed(run)
+
+
+@contextmanager
+def slow_bodies(run: Run) -> Iterator[None]:
+    token = mint(SECRET, run.environment.new_name("slow"))
+    with clients.connections(run.web.port, COUNT) as sockets:
+        run.hold(0.2)
+        clients.send_all(sockets, clients.request("POST", TASKS, token, b'{"title": "', length=1000))
+        clients.drip(sockets, b"x", END_SECONDS, run.hold)
+        held = clients.held_by_service(run.web.port, sockets)
+    run.demand(not held, f"{held} of {COUNT} slow bodies were still read after {END_SECONDS} s")
+    yield
+    _is_not_noticed(run)
+
+
+@contextmanager
+def unread_answers(run: Run) -> Iterator[None]:
+    """Each client asks for more than its buffers take, and reads nothing."""
+    reader = run.environment.new_name("deaf")
+    connection = Connection(run.load.target, reader, keep=True)
+    for _ in range(100):
+        connection.send("POST", TASKS, {"title": "long", "description": "x" * 5000})
+    connection.close()
+    request = clients.request("GET", f"{TASKS}?limit=200", mint(SECRET, reader))
+    with clients.connections(run.web.port, 20, clients.SMALL_BUFFER) as sockets:
+        run.hold(0.2)
+        clients.send_all(sockets, request * 10)
+        run.hold(END_SECONDS)
+        held = clients.held_by_service(run.web.port, sockets)
+    run.demand(not held, f"{held} of 20 unread answers were still held after {END_SECONDS} s")
+    yield
+    _is_not_noticed(run)
+
+
+@contextmanager
+def idle_connections(run: Run) -> Iterator[None]:
+    with clients.connections(run.web.port, IDLE) as sockets:
+        run.hold(1)
+        open_at_first = clients.held_by_service(run.web.port, sockets)
+        run.hold(END_SECONDS)
+        held = clients.held_by_service(run.web.port, sockets)
+    run.notes.append(f"{open_at_first} connections established, {held} after {END_SECONDS} s")
+    run.demand(not held, f"{held} of {IDLE} silent connections were still open after {END_SECONDS} s")
+    yield
+
+
+@contextmanager
+def vanishing_clients(run: Run) -> Iterator[None]:
+    request = clients.request(
+        "POST", TASKS, mint(SECRET, run.environment.new_name("gone")), b'{"title": "gone"}'
+    )
+    end, count = time.monotonic() + 5, 0
+    while time.monotonic() < end:
+        clients.vanish(run.web.port, request)
+        count += 1
+        run.hold(0.005)
+    run.notes.append(f"{count} clients vanished")
+    yield
+    _is_not_noticed(run)
+
+
+SCENARIOS = [
+    Scenario("slow headers", slow_headers, pooled),
+    Scenario("slow bodies", slow_bodies, pooled),
+    Scenario("unread answers", unread_answers, pooled),
+    Scenario("2,000 idle connections", idle_connections, pooled),
+    Scenario("clients that vanish", vanishing_clients, pooled),
+]

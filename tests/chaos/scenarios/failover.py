@@ -1,0 +1,153 @@
+"""A primary that is replaced by a promoted standby, and a disk that is full."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from tests.chaos.environment import Environment, MakeRoute, Route, own_server
+from tests.chaos.program import signal_all
+from tests.chaos.proxy import proxy
+from tests.chaos.runner import Run, Scenario
+from tests.chaos.servers import Postgres, dyno, release
+from tests.stage import Sql
+from tests.support import wait_until
+
+DISK_SIZE = "96m"
+SMALL_WAL = ("--wal-segsize=1", "--set=min_wal_size=2MB", "--set=max_wal_size=8MB")
+
+
+class Replicated(Route):
+    """The service reaches the primary through a proxy, which a failover points at the standby."""
+
+    standby: Postgres
+
+
+def replicated(*, synchronous: bool) -> MakeRoute:
+    @contextmanager
+    def route(environment: Environment) -> Iterator[Route]:
+        with ExitStack() as stack:
+            primary = environment.new_postgres(stack)
+            release(dyno(primary.url, primary.url, {}))
+            standby = primary.clone(environment.folder("standby"))
+            stack.callback(standby.kill)
+            _wait_for_standby(primary, "sync" if synchronous else "async")
+            between = stack.enter_context(proxy(primary.url, environment.seed))
+            made = Replicated(primary, between.url, proxy=between)
+            made.standby = standby
+            yield made
+
+    return route
+
+
+def _wait_for_standby(primary: Postgres, state: str) -> None:
+    """Until the standby streams, as a synchronous one if it should be one."""
+    with closing(Sql(primary.url)) as sql:
+        if state == "sync":
+            sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            primary.reload()
+        query = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = %s"
+        wait_until(lambda: sql(query, state), "the standby does not stream")
+
+
+@contextmanager
+def promoted(run: Run) -> Iterator[None]:
+    _promote(run)
+    yield
+
+
+@contextmanager
+def promoted_while_it_lags(run: Run) -> Iterator[None]:
+    """The standby hears nothing for half a second before the primary is lost, so that there is a loss."""
+    assert isinstance(run.route, Replicated)
+    with closing(Sql(run.route.standby.url)) as sql:
+        [[receiver]] = sql("SELECT pid FROM pg_stat_wal_receiver")
+    signal_all([receiver], signal.SIGSTOP)
+    run.hold(0.5)
+    signal_all([receiver], signal.SIGKILL)
+    _promote(run)
+    yield
+
+
+def _promote(run: Run) -> None:
+    route = run.route
+    assert isinstance(route, Replicated)
+    assert route.proxy is not None
+    began = time.monotonic()
+    route.postgres.kill()
+    route.standby.run("pg_ctl", "promote", "-w", "-D", str(route.standby.data))
+    route.proxy.move(route.standby.port)
+    route.postgres = route.standby
+    run.notes.append(f"promoted within {time.monotonic() - began:.1f} s")
+
+
+@contextmanager
+def standby_frozen(run: Run) -> Iterator[None]:
+    """With synchronous replication every write waits for the standby."""
+    assert isinstance(run.route, Replicated)
+    run.route.standby.freeze()
+    run.hold(7)
+    run.route.standby.thaw()
+    yield
+
+
+def cannot_mount() -> str | None:
+    if os.geteuid() != 0:
+        return "a small file system can be mounted only by root"
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False)
+        if done.returncode:
+            return f"no file system can be mounted here: {done.stderr.decode().strip()}"
+        subprocess.run(["umount", folder], check=True)
+    return None
+
+
+@contextmanager
+def on_a_small_disk(environment: Environment) -> Iterator[Route]:
+    """The whole cluster, its WAL included, on a file system of its own."""
+    with ExitStack() as stack:
+        home = environment.folder("disk")
+        home.mkdir()
+        options = f"size={DISK_SIZE},mode=755"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(home)], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", str(home)], check=True)
+        yield stack.enter_context(own_server(environment, home, *SMALL_WAL))
+
+
+@contextmanager
+def disk_full(run: Run) -> Iterator[None]:
+    """PostgreSQL may end for good when it cannot write its WAL; a supervisor would start it again."""
+    ballast = run.postgres.home / "ballast"
+    _fill(ballast)
+    run.hold(5)
+    ballast.unlink()
+    if not run.postgres.running:
+        run.notes.append("PostgreSQL had ended")
+        run.postgres.start()
+    run.postgres.wait_until_up()
+    run.demand(run.count(503) > 0, "the full disk was not noticed")
+    yield
+
+
+def _fill(ballast: Path) -> None:
+    block = bytes(65536)
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(block):
+                pass
+        except OSError:
+            return
+
+
+SCENARIOS = [
+    Scenario("disk full", disk_full, on_a_small_disk, needs=cannot_mount),
+    Scenario("standby promoted, synchronous", promoted, replicated(synchronous=True)),
+    Scenario(
+        "standby promoted, asynchronous", promoted_while_it_lags, replicated(synchronous=False), may_lose=True
+    ),
+    Scenario("synchronous standby hung", standby_frozen, replicated(synchronous=True)),
+]

@@ -1,0 +1,37 @@
+"""Faults of Redis: the limits are then counted in the process, and no request fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.chaos.checker import Outcome
+from tests.chaos.environment import pooled
+from tests.chaos.runner import Run, Scenario
+
+
+@contextmanager
+def stopped(run: Run) -> Iterator[None]:
+    run.environment.redis.stop()
+    run.hold(4)
+    run.environment.redis.start()
+    yield
+    _nothing_failed(run)
+
+
+@contextmanager
+def frozen(run: Run) -> Iterator[None]:
+    run.environment.redis.freeze()
+    run.hold(6)
+    run.environment.redis.thaw()
+    yield
+    _nothing_failed(run)
+
+
+def _nothing_failed(run: Run) -> None:
+    failures = sum(each.outcome is not Outcome.ACKNOWLEDGED for each in run.load.history)
+    run.demand(not failures, f"{failures} requests failed")
+
+
+SCENARIOS = [
+    Scenario("Redis stopped", stopped, pooled),
+    Scenario("Redis frozen", frozen, pooled),
+]
