@@ -1,5 +1,6 @@
 """Clients that a public service meets: slow, silent, deaf or gone."""
 
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -53,18 +54,22 @@ def vanish(port: int, request: bytes) -> None:
 def held_by_service(port: int, sockets: Iterable[socket.socket]) -> int:
     """How many of the connections the service still holds, from the kernel's table (proc(5)).
 
-    The client's end would not tell: a connection that timed out ends without a word.
+    The client's end alone would not tell: a connection that timed out ends without a word.
     """
-    ours = set()
-    for each in sockets:
-        with suppress(OSError):
-            ours.add(each.getsockname()[1])
+    ours = {each.getsockname()[1] for each in sockets if not _ended(each)}
     held = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
         if state == ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
             held += int(remote.rpartition(":")[2], 16) in ours
     return held
+
+
+def _ended(client: socket.socket) -> bool:
+    """Closed or reset by the service; its port may then be another connection's."""
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def request(method: str, path: str, token: str, body: bytes = b"", length: int | None = None) -> bytes:
