@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.environment import environment
 from tests.chaos.report import line, report
 from tests.chaos.runner import Result, run
@@ -30,8 +32,8 @@ def main() -> int:
     print(f"SEED={seed}\n" + "\n".join(f"  {name}" for name in names), flush=True)
     try:
         return _run_all(names, seed)
-    except Failure as failure:
-        sys.exit(str(failure))
+    except (Failure, pytest.skip.Exception) as reason:
+        sys.exit(str(reason))
     except KeyboardInterrupt:
         return 130
 

@@ -65,6 +65,8 @@ class Operation:
 class Violation:
     fault: Fault
     user: str
+    task: str
+    """Its ID, or the marker of several."""
     text: str
 
 
@@ -161,13 +163,13 @@ class Expectations:
             known.unknown_writes += 1
 
     def _missing(self, operation: Operation) -> list[Violation]:
-        """Reported once: the task is not expected any more."""
+        """Reported once: from then on the task may be gone."""
         assert operation.task is not None
         known = self.tasks.get(operation.task)
         if known is None or None in known.possible:
             return []
-        del self.tasks[operation.task]
-        return [self._violation(Fault.LOST, f"{operation.kind} of {operation.task} ({known.state}): 404")]
+        known.pending.add(None)
+        return [self._violation(Fault.LOST, operation.task, f"{operation.kind} of {known.state}: 404")]
 
     def check_one(self, task: Task) -> list[Violation]:
         """A task that an answer showed."""
@@ -181,27 +183,27 @@ class Expectations:
             if task_id in found:
                 faults += self._check_content(task_id, found[task_id])
             elif None not in known.possible:
-                faults.append(self._violation(Fault.LOST, f"{task_id} ({known.state}) is gone"))
+                faults.append(self._violation(Fault.LOST, task_id, f"{known.state} is gone"))
         faults += self._check_strays([task for task_id, task in found.items() if task_id not in self.tasks])
         if len(found) < len(tasks):
-            faults.append(self._violation(Fault.DOUBLE, "a list shows a task twice"))
+            faults.append(self._violation(Fault.DOUBLE, "", "a list shows a task twice"))
         return faults
 
     def _check_owner(self, task: Task) -> list[Violation]:
         if task["user_id"] == self.user and owner_of(str(task["title"])) == self.user:
             return []
-        text = f"{task['id']} of {task['user_id']} holds {task['title']}"
-        return [self._violation(Fault.WRONG_OWNER, text)]
+        text = f"{task['user_id']} owns {task['title']}"
+        return [self._violation(Fault.WRONG_OWNER, str(task["id"]), text)]
 
     def _check_content(self, task_id: str, task: Task) -> list[Violation]:
         known = self.tasks.get(task_id)
         if known is None:
             return []
         if not is_whole(task):
-            return [self._violation(Fault.HALF_APPLIED, f"{task_id}: {dict(task)}")]
+            return [self._violation(Fault.HALF_APPLIED, task_id, f"{dict(task)}")]
         if task["title"] not in known.possible:
             expected = " or ".join(sorted(str(each) for each in known.possible))
-            return [self._violation(Fault.LOST, f"{task_id} is {task['title']}, not {expected}")]
+            return [self._violation(Fault.LOST, task_id, f"{task['title']} instead of {expected}")]
         return self._check_version(task_id, int(task["version"]), known)
 
     def _check_version(self, task_id: str, version: int, known: Known) -> list[Violation]:
@@ -212,34 +214,27 @@ class Expectations:
             fault = Fault.UNASKED
         else:
             return []
-        text = f"{task_id} has version {version}, not {known.version} (+{known.unknown_writes})"
-        return [self._violation(fault, text)]
+        text = f"version {version} instead of {known.version} (+{known.unknown_writes})"
+        return [self._violation(fault, task_id, text)]
 
     def _check_strays(self, tasks: Sequence[Task]) -> list[Violation]:
         """Tasks whose ID no answer named: each needs a create whose outcome is unknown."""
-        faults = []
+        faults = [
+            self._violation(Fault.HALF_APPLIED, str(task["id"]), f"{dict(task)}")
+            for task in tasks
+            if not is_whole(task)
+        ]
         count = Counter(str(task["title"]) for task in tasks if is_whole(task))
         for mark, number in count.items():
-            if number > self._unknown_creates[mark] and owner_of(mark) == self.user:
+            allowed = self._unknown_creates[mark]
+            if number > allowed and owner_of(mark) == self.user:
                 fault = Fault.DOUBLE if mark in self._markers else Fault.UNASKED
-                allowed = self._unknown_creates[mark]
-                faults.append(
-                    self._violation(fault, f"{number} more of {mark}, with {allowed} unknown creates")
-                )
-        faults += [
-            self._violation(Fault.HALF_APPLIED, f"{dict(task)}") for task in tasks if not is_whole(task)
-        ]
+                text = f"{number} more of {mark}, with {allowed} unknown creates"
+                faults.append(self._violation(fault, mark, text))
         return faults
 
-    def _violation(self, fault: Fault, text: str) -> Violation:
-        return Violation(fault, self.user, text)
-
-
-def expectations(history: Iterable[Operation]) -> dict[str, Expectations]:
-    expected: dict[str, Expectations] = {}
-    for operation in history:
-        expected.setdefault(operation.user, Expectations(operation.user)).record(operation)
-    return expected
+    def _violation(self, fault: Fault, task: str, text: str) -> Violation:
+        return Violation(fault, self.user, task, text)
 
 
 def check(
@@ -253,13 +248,16 @@ def check(
     for row in rows:
         stored.setdefault(str(row["user_id"]), []).append(row)
     faults: list[Violation] = []
-    for user, expected in expectations(history).items():
+    users: dict[str, Expectations] = {}
+    for operation in history:
+        faults += users.setdefault(operation.user, Expectations(operation.user)).record(operation)
+    for user, expected in users.items():
         seen = expected.check_all(api[user]) if user in api else []
         held = expected.check_all(stored.pop(user, []))
-        faults += [*seen, *(each for each in held if each not in seen)]
+        faults += [*seen, *held]
     for user, strays in stored.items():
         faults += [
-            Violation(Fault.WRONG_OWNER, user, f"{row['id']} holds {row['title']}")
+            Violation(Fault.WRONG_OWNER, user, str(row["id"]), f"{user} owns {row['title']}")
             for row in strays
             if owner_of(str(row["title"])) != user
         ]
@@ -275,3 +273,8 @@ def doubles_from_retries(history: Iterable[Operation], rows: Iterable[Task]) -> 
     }
     markers = set(created.values())
     return sum(str(row["id"]) not in created and row["title"] in markers for row in rows)
+
+
+def distinct(violations: Iterable[Violation]) -> list[Violation]:
+    """One for each fault of a task: reads and both comparisons may find the same."""
+    return [*{(each.fault, each.user, each.task): each for each in violations}.values()]

@@ -18,6 +18,7 @@ from tests.chaos.checker import (
     Outcome,
     Task,
     check,
+    distinct,
     doubles_from_retries,
 )
 from tests.chaos.environment import Environment, MakeRoute, Route, direct
@@ -173,13 +174,13 @@ def _judge(
     history = load.history
     if unlisted := [user.name for user in load.users if user.name not in api]:
         result.problems.append(f"{len(unlisted)} users cannot list their tasks after the recovery")
-    violations = [*load.violations, *check(history, api, rows)]
+    violations = distinct([*load.violations, *check(history, api, rows)])
     result.faults = Counter(violation.fault for violation in violations)
     if scenario.may_lose:
         lost = result.faults.pop(Fault.LOST, 0)
-        result.notes.append(f"{lost} findings of lost writes")
+        result.notes.append(f"{lost} tasks lost a write, or are lost")
         violations = [each for each in violations if each.fault is not Fault.LOST]
-    result.problems += [f"{each.fault}: {each.text}" for each in violations]
+    result.problems += [f"{each.fault}: {each.user}, {each.task}: {each.text}" for each in violations]
     _count(history, load.statuses, result)
     result.doubles = doubles_from_retries(history, rows)
     if result.recovery is None:

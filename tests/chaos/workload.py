@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
@@ -160,18 +160,18 @@ class User:
             kind = Kind.CREATE
         task = None if kind in {Kind.CREATE, Kind.LIST} else self._random.choice(self._usable)
         mark = self._new_marker() if kind in {Kind.CREATE, Kind.REPLACE, Kind.UPDATE} else None
-        unknown = False
+        unknown = missing = False
         while not stopped.is_set():
             gate.wait()
             done = self._send(kind, task, mark, unknown)
-            unknown = unknown or done.outcome is Outcome.UNKNOWN
-            settled = kind in READS or done.outcome in {Outcome.ACKNOWLEDGED, Outcome.MISSING}
+            missing = done.outcome is Outcome.MISSING
+            settled = kind in READS or missing or done.outcome is Outcome.ACKNOWLEDGED
+            unknown = unknown or (done.outcome is Outcome.UNKNOWN and kind not in READS)
             stopped.wait(PAUSE if settled else RETRY_PAUSE)
             if settled:
                 break
-        if task and (unknown or task not in self.expected.tasks or kind is Kind.DELETE):
-            with suppress(ValueError):
-                self._usable.remove(task)
+        if task and (unknown or missing or kind is Kind.DELETE):
+            self._usable.remove(task)
 
     def _send(self, kind: Kind, task: str | None, mark: str | None, retry: bool) -> Operation:
         began = time.monotonic()
