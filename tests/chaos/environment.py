@@ -1,10 +1,13 @@
 """The servers that all scenarios share, and the ways in which a service reaches its database."""
 
+import fcntl
 import itertools
 import random
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from sqlalchemy import URL
 from tests.chaos.proxy import Proxy, proxy
 from tests.chaos.servers import Pooler, Postgres, Redis, Web, binaries, dyno, release
 from tests.stage import ROOT
+
+TEMPORARY = "tasks-api-chaos-"
 
 
 @dataclass
@@ -80,11 +85,26 @@ class Environment:
 
 @contextmanager
 def environment(seed: str) -> Iterator[Environment]:
+    _remove_abandoned()
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tasks-api-chaos-"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
+        lock = stack.enter_context((folder / "lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
         # The servers may run as another user.
-        Path(folder).chmod(0o755)
-        yield Environment(Path(folder), stack, seed)
+        folder.chmod(0o755)
+        yield Environment(folder, stack, seed)
+
+
+def _remove_abandoned() -> None:
+    """What a run left that was killed: its servers ended with it, its files and small disk did not."""
+    for path in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/lock"):
+        # Another run may be ending, and its files vanish.
+        with suppress(OSError), path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for disk in path.parent.glob("*/"):
+                if disk.is_mount():
+                    subprocess.run(["umount", "--lazy", str(disk)], check=False)
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 MakeRoute = Callable[[Environment], AbstractContextManager[Route]]
