@@ -48,7 +48,7 @@ class PoolExhausted(Exception):
     """Every connection stayed busy for as long as a request may wait."""
 
 
-class Unanswered(Exception):
+class Unanswered(TimeoutError):
     """The database did not answer in time; whether it made a change is not known."""
 
 
@@ -128,9 +128,11 @@ class Database:
             loop = asyncio.get_running_loop()
             outcome: asyncio.Future[T] = loop.create_future()
             lane = self._idle_lane()
+            call.runs_on(lane)
             self._timers[lane] = loop.call_later(self._deadline, self._interrupt, lane, outcome)
-            timed = call.timed(lambda session: work(session, user_id, *args, **kwargs))
-            lane.submit(user_id, timed, outcome, self._return)
+            lane.submit(
+                user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return
+            )
             return await outcome
 
     async def check_ready(self) -> None:

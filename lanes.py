@@ -17,6 +17,7 @@ from contextlib import closing, suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import perf_counter_ns
 from typing import Any, TypeVar
 
 import psycopg2
@@ -130,6 +131,8 @@ class Lane:
         self._statement_timeout = statement_timeout
         self._connection: Connection | None = None
         self._lost = False
+        self.connected_at: int | None = None
+        """On `perf_counter_ns`, or None while there is no connection."""
         self._session: UserSession
         self._poll: select.poll
         self._interruption = _Interruption()
@@ -224,6 +227,7 @@ class Lane:
         self._session = UserSession(connection, self._statement_timeout)
         self._connection = connection
         self._lost = False
+        self.connected_at = perf_counter_ns()
 
     def adopt(self, driver: psycopg2.extensions.connection) -> None:
         """Make a connection that was just opened one that `interrupt` ends."""
@@ -240,6 +244,7 @@ class Lane:
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
+        self.connected_at = None
         assert connection is not None
         self._interruption.forget()
         connection.invalidate()

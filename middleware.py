@@ -9,7 +9,6 @@ import random
 import re
 import time
 
-from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from problems import CORS_REFUSED, ProblemError, internal_error, response
 from request_context import RequestInfo, current_request
+from tracing import request_span
 
 access = logging.getLogger("access")
 log = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ EXPOSED_HEADERS = (
 )
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
 ALLOWED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-
-_REDACTED = "REDACTED"
 
 _CSP = b"content-security-policy"
 
@@ -75,14 +73,13 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        _redact_span(scope)
         request_id = _request_id(scope)
         method = scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        request = RequestInfo(request_id)
+        request = RequestInfo(request_id, request_span(scope["query_string"]))
         current_request.set(request)
         caching = _PRIVATE if _is_about_tasks(scope["path"]) else _NO_STORE
         status: int | None = None
@@ -98,7 +95,7 @@ class RequestContext:
                 # Not on errors: it would tell another user's task from none by its time.
                 if request.wait and status < 400:
                     headers.append((b"server-timing", _server_timing(request)))
-                if _CSP not in dict(headers):
+                if all(name != _CSP for name, _ in headers):
                     headers.append(_NO_CONTENT_SOURCES)
                 message["headers"] = headers
             elif method == "HEAD":
@@ -168,18 +165,6 @@ class Unforeseen:
 
 def _is_about_tasks(path: str) -> bool:
     return path == "/api/tasks" or path.startswith("/api/tasks/")
-
-
-def _redact_span(scope: Scope) -> None:
-    """Overwrite what FastAPI copied from the request line: span attributes cannot be removed.
-
-    `http.route` has the template of the path.
-    """
-    span = trace.get_current_span()
-    if span.is_recording():
-        span.set_attribute("url.path", _REDACTED)
-        if scope["query_string"]:
-            span.set_attribute("url.query", _REDACTED)
 
 
 def _server_timing(request: RequestInfo) -> bytes:

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from opentelemetry.trace import Span
+
 
 @dataclass(slots=True)
 class RequestInfo:
     """Identity and timings of one request; durations are in seconds."""
 
     request_id: str
+    span: Span | None = None
+    """The request's span, when there is a trace; looked up once."""
     wait: float = 0.0
     """Spent until a database connection was ready, opening it included."""
     database: float = 0.0

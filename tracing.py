@@ -8,22 +8,21 @@ Never in a span: query strings, paths with IDs, headers, bodies, tokens, user ID
 parameters, exception messages.
 """
 
-from collections.abc import Callable
+from asyncio import CancelledError
 from time import perf_counter_ns, time_ns
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 from sqlalchemy.exc import DBAPIError
 
-from lanes import UserSession, sqlstate
+from lanes import Lane, sqlstate
 from request_context import current_request
 
-T = TypeVar("T")
-
 _WAIT = "wait for a connection"
+_REDACTED = "REDACTED"
 
 _tracer = trace.get_tracer("tasks-api")
 
@@ -33,67 +32,76 @@ if not propagate.get_global_textmap().fields:
     propagate.set_global_textmap(W3CBaggagePropagator())
 
 
-def trace_fields() -> dict[str, str]:
-    """`trace_id` and `span_id` of the current span, for a log line.
+def request_span(query: bytes) -> Span | None:
+    """FastAPI's span of the request in progress, redacted; None without a trace.
+
+    FastAPI copies path and query from the request line, and attributes cannot be
+    removed, so they are overwritten. `http.route` has the template of the path.
+    """
+    span = trace.get_current_span()
+    if span is INVALID_SPAN:
+        return None
+    span.set_attribute("url.path", _REDACTED)
+    if query:
+        span.set_attribute("url.query", _REDACTED)
+    return span
+
+
+def trace_fields(span: Span) -> dict[str, str]:
+    """`trace_id` and `span_id` for a log line.
 
     https://opentelemetry.io/docs/specs/otel/compatibility/logging_trace_context/
     """
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return {}
+    context = span.get_span_context()
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
 class DatabaseCall:
     """Context manager around one piece of database work: times it, and traces it.
 
-    The wait ends when the work starts on an open connection, so it includes opening one.
-    Spans are made on exit, in the event loop; the worker thread only reads the clock.
+    The wait ends when a connection is ready for the work, so it includes opening one.
+    Spans are made on exit, in the event loop. Nothing is done in the worker thread: each
+    instruction there is paid twice, because the event loop waits for the GIL.
     """
 
-    __slots__ = ("_done_at", "_ready_at", "_started_at", "_summary")
+    __slots__ = ("_began_at", "_lane", "_slot_at", "_summary")
 
     def __init__(self, summary: str) -> None:
         self._summary = summary
-        self._ready_at = self._done_at = 0
+        self._lane: Lane | None = None
+        self._slot_at = 0
 
     def __enter__(self) -> Self:
-        self._started_at = perf_counter_ns()
+        self._began_at = perf_counter_ns()
         return self
 
-    def timed(self, work: Callable[[UserSession], T]) -> Callable[[UserSession], T]:
-        """`work`, to be called in the worker thread once there is a connection."""
-
-        def run(session: UserSession) -> T:
-            self._ready_at = perf_counter_ns()
-            try:
-                return work(session)
-            finally:
-                self._done_at = perf_counter_ns()
-
-        return run
+    def runs_on(self, lane: Lane) -> None:
+        """There is a free lane, which opens a connection if it has none."""
+        self._lane = lane
+        self._slot_at = perf_counter_ns()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        now = perf_counter_ns()
-        ready_at = self._ready_at or now
-        done_at = self._done_at or now
         request = current_request.get()
-        if request is not None:
-            request.wait += (ready_at - self._started_at) / 1e9
-            request.database += (done_at - ready_at) / 1e9
-        if trace.get_current_span().is_recording():
-            self._record(ready_at, done_at, error)
-
-    def _record(self, ready_at: int, done_at: int, error: BaseException | None) -> None:
-        to_epoch = time_ns() - perf_counter_ns()
-        wait = _tracer.start_span(_WAIT, start_time=self._started_at + to_epoch)
-        if not self._ready_at:
-            _fail(wait, error)
-        wait.end(ready_at + to_epoch)
-        if not self._ready_at:
+        if request is None:
             return
+        now = perf_counter_ns()
+        connected_at = self._lane.connected_at if self._lane is not None else None
+        ready_at = now if connected_at is None else max(self._slot_at, connected_at)
+        request.wait += (ready_at - self._began_at) / 1e9
+        request.database += (now - ready_at) / 1e9
+        if request.span is not None and request.span.is_recording():
+            self._record(ready_at if connected_at is not None else None, now, error)
+
+    def _record(self, ready_at: int | None, now: int, error: BaseException | None) -> None:
+        to_epoch = time_ns() - perf_counter_ns()
+        wait = _tracer.start_span(_WAIT, start_time=self._began_at + to_epoch)
+        if ready_at is None:
+            _fail(wait, error)
+            wait.end(now + to_epoch)
+            return
+        wait.end(ready_at + to_epoch)
         # https://opentelemetry.io/docs/specs/semconv/db/postgresql/
         statement = _tracer.start_span(
             self._summary,
@@ -102,9 +110,9 @@ class DatabaseCall:
             start_time=ready_at + to_epoch,
         )
         # A domain error, such as TaskNotFound, is not a failed statement.
-        if not self._done_at or isinstance(error, DBAPIError):
+        if isinstance(error, DBAPIError | TimeoutError | CancelledError):
             _fail(statement, error)
-        statement.end(done_at + to_epoch)
+        statement.end(now + to_epoch)
 
 
 def _fail(span: Span, error: BaseException | None) -> None:

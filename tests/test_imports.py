@@ -23,7 +23,7 @@ ALLOWED = {
     "bodies": {"problems"},
     "queries": {"problems"},
     "contract": {"models", "problems"},
-    "middleware": {"problems", "request_context"},
+    "middleware": {"problems", "request_context", "tracing"},
     "handlers": {"db", "logs", "problems", "services"},
     "routes.health": {"contract", "db", "problems"},
     "routes.pages": {"contract", "problems"},
