@@ -28,8 +28,12 @@ SCHEMA_REVISION = "0001"
 READINESS_SECONDS = 1.0
 """How long an answer about readiness is good, so that asking costs nobody a connection."""
 
-NOT_MIGRATED = {"42P01", "42703", "42501", "22023"}
-"""SQLSTATEs of a schema that is absent or older: no such table, column, grant, or role."""
+NOT_MIGRATED = {"42P01", "42703", "22023"}
+"""SQLSTATEs of a schema that is absent or older: no such table, column, or role."""
+
+INSUFFICIENT_PRIVILEGE = "42501"
+"""A missing grant, or a row-security violation. Only readiness may take it for a schema
+that is not migrated; on a request it is a fault, and perhaps an attack."""
 
 # row_security_active answers for the role that asks, which is the dropped one.
 _READINESS = "SELECT current_user, row_security_active('tasks'), (SELECT version_num FROM alembic_version)"
@@ -235,7 +239,7 @@ class Database:
         except DBAPIError as error:
             return (
                 "The schema is not migrated."
-                if sqlstate(error) in NOT_MIGRATED
+                if sqlstate(error) in {*NOT_MIGRATED, INSUFFICIENT_PRIVILEGE}
                 else "The database does not answer."
             )
         except PoolExhausted:

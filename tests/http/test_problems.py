@@ -152,6 +152,27 @@ def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
     assert "hunter2" not in str(line)
 
 
+@pytest.mark.spec("problems.privilege")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "REVOKE INSERT ON tasks FROM tasks_api",
+        "CREATE POLICY nobody ON tasks AS RESTRICTIVE FOR INSERT TO tasks_api WITH CHECK (false)",
+    ],
+    ids=["no grant", "row security"],
+)
+def test_a_refused_privilege_is_an_alarm(serve: Serve, migrated: URL, damage: str) -> None:
+    caller = client_as(serve(database_url=libpq(migrated)), "somebody")
+    sql = Sql(migrated)
+    sql(damage)
+    sql.close()
+    with logged(logging.ERROR) as output:
+        assert_problem(caller.post({"title": "x"}), 500, "internal-error")
+    line = json.loads(output.getvalue())
+    assert line["message"] == "database error"
+    assert "SQLSTATE 42501" in line["exception"]
+
+
 @pytest.mark.spec("process.logs.secrets")
 def test_the_text_of_a_database_error_is_not_logged(serve: Serve, migrated: URL) -> None:
     """PostgreSQL quotes the statement, and psycopg2 has put the values into it."""
@@ -196,7 +217,6 @@ def test_a_database_that_can_only_be_read_serves_reads(serve: Serve, migrated: U
     "damage",
     [
         "DROP TABLE tasks",
-        "REVOKE SELECT ON tasks FROM tasks_api",
         "ALTER TABLE tasks RENAME COLUMN tags TO labels",
     ],
 )

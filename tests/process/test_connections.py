@@ -1,5 +1,6 @@
 """Client connections that are silent, slow, too many or malformed, against live gunicorn."""
 
+import os
 import re
 import signal
 import socket
@@ -254,6 +255,17 @@ def established(service: Service) -> int:
     port = service.client.base_url.port or 0
     lines = Path("/proc/net/tcp").read_text().splitlines()
     return sum(bool(re.search(rf"^\s*\d+: \S+:{port:04X} \S+ 01 ", line)) for line in lines)
+
+
+@pytest.mark.spec("process.connections")
+def test_connections_queue_while_the_worker_is_busy(database_url: URL, tmp_path: Path) -> None:
+    with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
+        worker = only_child(service.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        stack.callback(os.kill, worker, signal.SIGCONT)
+        # One more than the queue has room for would wait for its SYN to be sent again.
+        for _ in range(300):
+            stack.enter_context(connected(service))
 
 
 @pytest.mark.spec("process.connections")
