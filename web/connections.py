@@ -31,6 +31,9 @@ BODY_SECONDS = 10
 BODY_PIECES = 1_024
 """Chunks, or reads, of one body: parsing each costs about 3 µs whatever its size."""
 
+UNREAD_SECONDS = 20
+"""How long an answer may wait until its peer has read all but the last 16 KiB of it."""
+
 REFUSED_RETRY_SECONDS = 2
 
 MEMBERS = (
@@ -45,6 +48,8 @@ MEMBERS = (
     "_will_close",
     "connection_lost",
     "connection_made",
+    "pause_writing",
+    "resume_writing",
 )
 RECEIVER_MEMBERS = ("_body_wait_expired", "_complete", "_wake_waiter")
 
@@ -62,6 +67,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
     _header_bytes = 0
     _body_pieces = 0
     _body_timer: TimerHandle | None = None
+    _unread_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -72,7 +78,28 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._cancel_body_timer()
+        self._stop_stalling()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more, because the peer reads nothing or slowly."""
+        super().pause_writing()
+        self.worker.stalled[self] = None
+        self._unread_timer = self.worker.loop.call_later(UNREAD_SECONDS, self.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stalling()
+        super().resume_writing()
+
+    def _stop_stalling(self) -> None:
+        self.worker.stalled.pop(self, None)
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def abort(self) -> None:
+        """End a connection without waiting for what is still to be sent."""
+        self.transport.abort()
 
     def refuse(self) -> None:
         """Answer 503 to a connection for which there is no room."""
@@ -177,8 +204,9 @@ def _check_headers(request: Any) -> None:
 class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
     """gunicorn's asgi worker, which serves at most `worker_connections` at a time.
 
-    One more takes the place of the one that has been waiting for longest, so that
-    idle connections cannot lock newcomers out; when none waits, it is refused.
+    One more takes the place of the one that has waited longest for a request, or else
+    whose peer has not read its answer for longest, so that neither can lock newcomers
+    out; when there is none, it is refused.
     """
 
     def init_process(self) -> None:
@@ -188,14 +216,17 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
             raise RuntimeError(f"web/connections.py does not fit this gunicorn: it has no {missing}")
         gasgi.ASGIProtocol = BoundedProtocol
         self.waiting: dict[BoundedProtocol, None] = {}
+        self.stalled: dict[BoundedProtocol, None] = {}
         super().init_process()
 
     def make_room(self, newcomer: BoundedProtocol) -> None:
         longest = next(iter(self.waiting))
-        if longest is newcomer:
-            newcomer.refuse()
-        else:
+        if longest is not newcomer:
             longest.close_waiting()
+        elif self.stalled:
+            next(iter(self.stalled)).abort()
+        else:
+            newcomer.refuse()
 
     def _setup_event_loop(self) -> None:
         """gunicorn does not pass its backlog on, and the loop would listen again with 100."""

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from sqlalchemy import URL
 from tests.database.test_scope import Locked
 from tests.process.service import Service, running, variables
 from tests.stage import Sql
-from tests.support import SECRET, TASKS, client_as
+from tests.support import SECRET, TASKS, client_as, wait_until
 from tests.wire import wire
 from tools.tokens import mint
 from web.connections import BODY_PIECES, HEADER_BYTES, BoundedWorker
@@ -100,16 +101,12 @@ def drip(connection: socket.socket) -> None:
 
 @pytest.mark.spec("http.timeouts.headers", "http.timeouts.idle", "http.timeouts.body")
 def test_a_connection_that_says_too_little_is_ended(service: Service) -> None:
-    def seconds(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
+    def measure(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
         with connected(service) as connection:
             began_at = time.monotonic()
             behave(connection)
-            return time.monotonic() - began_at, answer(connection)
-
-    def measure(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
-        began_at = time.monotonic()
-        _, said = seconds(behave)
-        return time.monotonic() - began_at, said
+            said = answer(connection)
+            return time.monotonic() - began_at, said
 
     kinds = [silent, half_sent, idle_after_a_request, dripping_headers, dripping_body]
     with ThreadPoolExecutor(len(kinds)) as threads:
@@ -281,6 +278,56 @@ def test_newcomers_take_the_place_of_the_connection_that_waits_longest(
         assert [answer(connection) for connection in idle[:20]] == [""] * 20
         idle[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def stalled(service: Service, stack: ExitStack, receive_buffer: int = 4_096) -> socket.socket:
+    """A connection with more answers than the kernel takes, none of which is read."""
+    connection = stack.enter_context(socket.socket())
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect(("127.0.0.1", service.client.base_url.port or 0))
+    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+    connection.settimeout(30)
+    return connection
+
+
+@pytest.mark.spec("process.connections")
+def test_newcomers_take_the_place_of_a_connection_that_reads_nothing(
+    database_url: URL, tmp_path: Path
+) -> None:
+    environment = variables(database_url, GUNICORN_CMD_ARGS="--worker-connections 3")
+    with running(environment, tmp_path / "output") as service, ExitStack() as stack:
+        service.client.close()
+        worker = only_child(service.process.pid)
+        for _ in range(3):
+            stalled(service, stack)
+        wait_until(lambda: is_idle(worker), "the answers do not stall")
+        said = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert said.startswith("HTTP/1.1 200 ")
+
+
+def is_idle(process: int) -> bool:
+    """Whether it uses no processor time for 0.3 seconds."""
+    before = processor_time(process)
+    threading.Event().wait(0.3)
+    return processor_time(process) == before
+
+
+def processor_time(process: int) -> list[str]:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+
+
+@pytest.mark.spec("http.unread-answer")
+def test_an_answer_that_is_read_too_slowly_ends(service: Service) -> None:
+    """2 KiB a second: the window opens often enough for the kernel's own limit not to apply."""
+    with ExitStack() as stack:
+        connection = stalled(service, stack, receive_buffer=16_384)
+        began_at = time.monotonic()
+        ended = threading.Event()
+        with suppress(ConnectionError):
+            while connection.recv(4096):
+                assert time.monotonic() - began_at < 40
+                ended.wait(2)
+        assert time.monotonic() - began_at > 15
 
 
 @pytest.mark.spec("process.connections")
