@@ -52,13 +52,16 @@ async def _invalid_parameters(request: Request, error: Exception) -> Response:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    """What Starlette's router raises: 404 and 405."""
+    """404 and 405 of the router, and whatever status a route raises as an HTTPException."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allow = ", ".join(sorted(_methods(request) or {"GET", "HEAD"}))
         refusal = ProblemError(problems.METHOD_NOT_ALLOWED, "See the Allow header.", headers={"Allow": allow})
         return _answer(request, refusal)
-    return _answer(request, ProblemError(problems.NOT_FOUND, "There is nothing at this path."))
+    if error.status_code == 404:
+        return _answer(request, ProblemError(problems.NOT_FOUND, "There is nothing at this path."))
+    kind = problems.of_status(error.status_code)
+    return _answer(request, ProblemError(kind, str(error.detail), headers=error.headers))
 
 
 def _methods(request: Request) -> set[str]:

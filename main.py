@@ -83,9 +83,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`main:app`, made when a server asks for it, so that importing has no effects."""
+    """`main:app`, built when a server first asks for it, so that importing has no effects."""
     if name != "app":
         raise AttributeError(name)
+    return _configured_app()
+
+
+@cache
+def _configured_app() -> FastAPI:
     settings = Settings.load()
     logs.configure(settings.log_level)
     return create_app(settings)

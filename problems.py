@@ -9,6 +9,7 @@ are fixed sentences: nothing of a request is ever repeated.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -187,6 +188,12 @@ class ProblemError(Exception):
         self.errors = list(dict.fromkeys(errors))
 
 
+def of_status(status: int) -> ProblemType:
+    """A problem that is its HTTP status and nothing more (RFC 9457, section 4.2.1)."""
+    known = status in {each.value for each in HTTPStatus}
+    return ProblemType("", status, HTTPStatus(status).phrase if known else "Error", "")
+
+
 def unavailable(detail: str) -> ProblemError:
     return ProblemError(UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
@@ -194,7 +201,7 @@ def unavailable(detail: str) -> ProblemError:
 def response(request_id: str, error: ProblemError) -> Response:
     kind = error.kind
     problem: dict[str, object] = {
-        "type": f"/problems/{kind.name}",
+        "type": f"/problems/{kind.name}" if kind.name else "about:blank",
         "title": kind.title,
         "status": kind.status,
         "detail": error.detail,

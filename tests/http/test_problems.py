@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from io import StringIO
 
 import pytest
+from fastapi import HTTPException
 from sqlalchemy import URL
 from starlette.testclient import TestClient
 
@@ -45,25 +46,31 @@ def test_an_unknown_path_is_not_found(owner: Caller, path: str) -> None:
     assert_problem(owner.client.post(path, follow_redirects=False), 404, "not-found")
 
 
+METHODS_OF_PATHS = {
+    TASKS: ["GET", "HEAD", "POST"],
+    f"{TASKS}/019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f": ["DELETE", "GET", "HEAD", "PATCH", "PUT"],
+    "/health/live": ["GET", "HEAD"],
+    "/problems/not-found": ["GET", "HEAD"],
+    "/openapi.json": ["GET", "HEAD"],
+    "/docs": ["GET", "HEAD"],
+}
+OTHER_METHODS = ["OPTIONS", "TRACE", "CONNECT", "DELETE", "PUT", "POST", "QUERY", "X"]
+
+
 @pytest.mark.spec("problems.method")
 @pytest.mark.parametrize(
-    ("path", "allowed"),
+    ("method", "path"),
     [
-        (TASKS, "GET, HEAD, POST"),
-        (f"{TASKS}/019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f", "DELETE, GET, HEAD, PATCH, PUT"),
-        ("/health/live", "GET, HEAD"),
-        ("/problems/not-found", "GET, HEAD"),
-        ("/openapi.json", "GET, HEAD"),
-        ("/docs", "GET, HEAD"),
+        (method, path)
+        for path, allowed in METHODS_OF_PATHS.items()
+        for method in OTHER_METHODS
+        if method not in allowed
     ],
 )
-@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "CONNECT", "DELETE", "PUT", "POST", "QUERY", "X"])
-def test_another_method_is_not_allowed(anonymous: Caller, path: str, allowed: str, method: str) -> None:
-    if method in allowed.split(", "):
-        return
+def test_another_method_is_not_allowed(anonymous: Caller, method: str, path: str) -> None:
     response = anonymous.request(method, path)
     assert_problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == allowed
+    assert response.headers["allow"] == ", ".join(METHODS_OF_PATHS[path])
 
 
 @pytest.mark.spec("http.head")
@@ -124,6 +131,28 @@ def test_an_unforeseen_fault_tells_nothing(broken: TestClient) -> None:
     assert "leak" not in response.text + str(response.headers)
     assert response.headers["access-control-allow-origin"] == "https://app.example.com"
     assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.spec("problems.http-exception")
+@pytest.mark.parametrize(
+    ("status", "title"), [(402, "Payment Required"), (409, "Conflict"), (413, None), (418, None)]
+)
+def test_a_routes_own_exception_keeps_its_status(
+    make_settings: MakeSettings, status: int, title: str | None
+) -> None:
+    app = create_app(make_settings())
+
+    @app.get("/refusing")
+    async def refuse() -> None:
+        raise HTTPException(status, "Because.", headers={"X-Why": "because"})
+
+    with TestClient(app) as client:
+        response = client.get("/refusing")
+    assert (response.status_code, response.headers["x-why"]) == (status, "because")
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (problem["type"], problem["status"], problem["detail"]) == ("about:blank", status, "Because.")
+    assert title is None or problem["title"] == title
 
 
 @contextmanager

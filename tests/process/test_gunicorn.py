@@ -124,6 +124,11 @@ def test_a_folder_that_cannot_be_written_to_holds_no_heartbeat(
     assert printed.stdout.strip() == chosen
 
 
+def test_the_application_is_built_once(database_url: URL) -> None:
+    code = "import main; assert main.app is main.app"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables(database_url), check=True)
+
+
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_it_listens_on_ipv6(database_url: URL, output: Path, host: str) -> None:
     environment = variables(database_url, HOST=host)
