@@ -29,6 +29,13 @@ Every operation under `/api/tasks` takes a token of Better Auth's `jwt` plugin a
 
 Json = dict[str, object]
 
+BEARER: Json = {
+    "type": "http",
+    "description": "A token of Better Auth's `jwt` plugin: `GET /api/auth/token` of the frontend.",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+}
+
 EXAMPLE_TASK: Json = {
     "id": "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f",
     "user_id": "Zk4WqGvHqJ8sT2yXbN5r",
@@ -169,8 +176,22 @@ def document(app: FastAPI) -> Json:
     )
     schemas = result["components"]["schemas"] | definitions["$defs"]
     result["components"]["schemas"] = dict(sorted(schemas.items()))
+    _declare_bearer(result)
     _forget_fastapis_422(result)
     return result
+
+
+def _declare_bearer(result: dict[str, Any]) -> None:
+    """Every operation that can answer 401 takes a token.
+
+    FastAPI would declare it by itself for a second dependency, which costs each request
+    some 12 µs.
+    """
+    result["components"]["securitySchemes"] = {"bearer": BEARER}
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            if "401" in operation["responses"]:
+                operation["security"] = [{"bearer": []}]
 
 
 def _forget_fastapis_422(result: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ _found = contract.success("The task.", example=contract.EXAMPLE_TASK)
 )
 async def list_tasks(
     request: Request,
-    user: CurrentUser,
+    user_id: CurrentUser,
     completed: Completed = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -57,15 +57,15 @@ async def list_tasks(
     """
     check_names(request, "completed", "limit", "cursor")
     limits: RateLimits = request.app.state.limits
-    limits.lists.enter(user.id)
-    after = None if cursor is None else _position(cursor, user.id, completed)
+    limits.lists.enter(user_id)
+    after = None if cursor is None else _position(cursor, user_id, completed)
     found = await _database(request).run(
-        user.id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1
+        user_id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1
     )
     body, count = _page(found[:limit])
     answer = _json(body)
     if len(found) > count:
-        following = cursors.encode(UUID(found[count - 1].id), user.id, completed)
+        following = cursors.encode(UUID(found[count - 1].id), user_id, completed)
         query = urlencode({**request.query_params, "cursor": following})
         answer.headers["Link"] = f'</api/tasks?{query}>; rel="next"'
     return answer
@@ -84,13 +84,13 @@ async def list_tasks(
     },
     openapi_extra=contract.request_body(TaskCreate, JSON),
 )
-async def create_task(request: Request, user: CurrentUser, body: NewTask) -> Response:
+async def create_task(request: Request, user_id: CurrentUser, body: NewTask) -> Response:
     """Create a task.
 
     Sending the same body twice makes two tasks.
     """
     check_names(request)
-    task = await _database(request).run(user.id, tasks.create_task, body)
+    task = await _database(request).run(user_id, tasks.create_task, body)
     answer = _json(_one.dump_json(task), status=201)
     answer.headers["Location"] = f"/api/tasks/{task.id}"
     return answer
@@ -101,10 +101,10 @@ async def create_task(request: Request, user: CurrentUser, body: NewTask) -> Res
     response_model=TaskRead,
     responses={200: _found, **contract.task_problems(*contract.OF_AN_ID)},
 )
-async def get_task(request: Request, task_id: TaskId, user: CurrentUser) -> Response:
+async def get_task(request: Request, task_id: TaskId, user_id: CurrentUser) -> Response:
     """Read one of your tasks."""
     check_names(request)
-    return _json(_one.dump_json(await _database(request).run(user.id, tasks.get_task, task_id)))
+    return _json(_one.dump_json(await _database(request).run(user_id, tasks.get_task, task_id)))
 
 
 @router.put(
@@ -113,14 +113,14 @@ async def get_task(request: Request, task_id: TaskId, user: CurrentUser) -> Resp
     responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
     openapi_extra=contract.request_body(TaskReplace, JSON),
 )
-async def replace_task(request: Request, task_id: TaskId, user: CurrentUser, body: WholeTask) -> Response:
+async def replace_task(request: Request, task_id: TaskId, user_id: CurrentUser, body: WholeTask) -> Response:
     """Replace all that you can write of a task.
 
     A field that you leave out takes its default. A task that does not exist is
     not created.
     """
     check_names(request)
-    return _json(_one.dump_json(await _database(request).run(user.id, tasks.replace_task, task_id, body)))
+    return _json(_one.dump_json(await _database(request).run(user_id, tasks.replace_task, task_id, body)))
 
 
 @router.patch(
@@ -129,14 +129,14 @@ async def replace_task(request: Request, task_id: TaskId, user: CurrentUser, bod
     responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
     openapi_extra=contract.request_body(TaskUpdate, JSON, MERGE_PATCH),
 )
-async def update_task(request: Request, task_id: TaskId, user: CurrentUser, body: Patch) -> Response:
+async def update_task(request: Request, task_id: TaskId, user_id: CurrentUser, body: Patch) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
     A field that you leave out keeps its value; null clears `description` and
     `due_at`.
     """
     check_names(request)
-    return _json(_one.dump_json(await _database(request).run(user.id, tasks.update_task, task_id, body)))
+    return _json(_one.dump_json(await _database(request).run(user_id, tasks.update_task, task_id, body)))
 
 
 @router.delete(
@@ -148,10 +148,10 @@ async def update_task(request: Request, task_id: TaskId, user: CurrentUser, body
         **contract.task_problems(*contract.OF_AN_ID),
     },
 )
-async def delete_task(request: Request, task_id: TaskId, user: CurrentUser) -> Response:
+async def delete_task(request: Request, task_id: TaskId, user_id: CurrentUser) -> Response:
     """Delete a task. A second time, it is not there any more: 404."""
     check_names(request)
-    await _database(request).run(user.id, tasks.delete_task, task_id)
+    await _database(request).run(user_id, tasks.delete_task, task_id)
     return Response(status_code=204)
 
 
