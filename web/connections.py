@@ -99,6 +99,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def abort(self) -> None:
         """End a connection without waiting for what is still to be sent."""
+        self._stop_stalling()
         self.transport.abort()
 
     def refuse(self) -> None:
@@ -107,7 +108,12 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         self._keepalive_timeout()
 
     def close_waiting(self) -> None:
-        """End a connection on which no request is being served."""
+        """End a connection on which no request is being served.
+
+        It leaves the queue at once: its loss is only reported in the loop's next turn,
+        and several newcomers in one turn must not take the same place.
+        """
+        self._stop_waiting()
         self._keepalive_timeout()
 
     def has_sent_nothing(self) -> bool:
