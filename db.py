@@ -26,7 +26,7 @@ SCHEMA_REVISION = "0001"
 """The migration that this version needs; a later one is fine, see schema.revision."""
 
 READINESS_SECONDS = 1.0
-"""How long an answer about readiness is good, so that asking costs nobody a connection."""
+"""How long a readiness result is cached, in seconds."""
 
 NOT_MIGRATED = {"42P01", "42703", "22023"}
 """SQLSTATEs of a schema that is absent or older: no such table, column, or role."""
@@ -87,7 +87,7 @@ def connect(url: URL, settings: DatabaseSettings) -> Engine:
 
 
 class Database:
-    """A pool of DB_POOL_SIZE lanes, of which the one that was used last is used first.
+    """A LIFO pool of DB_POOL_SIZE worker threads (lanes), each with its own connection.
 
     A lane that does not answer by its deadline is interrupted: its connection is
     shut down, which gives the lane back within milliseconds. One that does not come
@@ -142,8 +142,8 @@ class Database:
     async def check_ready(self) -> None:
         """Raise NotReady unless the database can be served from; see health.ready.
 
-        One check at a time, whose answer all callers share, and which goes on when
-        they go away: else each of them could leave a hanging check behind.
+        All callers share one shielded check, so callers that disconnect cannot leave
+        hanging checks behind.
         """
         if self._readiness is None or (
             self._readiness.done() and time.monotonic() >= self._readiness_expires
@@ -214,7 +214,7 @@ class Database:
         self._timers[lane] = loop.call_later(ABANDON_SECONDS, self._abandon, lane)
 
     def _abandon(self, lane: Lane) -> None:
-        """Give the place of a thread that does not come back to a new one, if there may be another."""
+        """Replace a thread that did not return, unless DB_POOL_SIZE threads are already abandoned."""
         if len(self._abandoned) >= self._size:
             if lane not in self._stuck:
                 log.error("Database thread stuck, and %d abandoned already", self._size)

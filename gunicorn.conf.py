@@ -52,12 +52,13 @@ worker_tmp_dir = heartbeat_folder(Path("/dev/shm"))  # noqa: S108
 # connections: it takes this long at least.
 keepalive = 10
 
-# Of one worker at a time. The rest of the descriptors is for files, databases and Redis.
+# Per worker. The remaining descriptors are for files, the database and Redis.
 _SPARE_DESCRIPTORS = 128
 worker_connections = min(1000, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS))
 
 # Milliseconds after which the kernel ends a connection whose peer acknowledges
-# nothing, or reads nothing of an answer. It also covers what is already closed here.
+# nothing, or reads nothing of an answer. It also applies to data that is still in the
+# kernel's send buffer after close().
 _UNREAD_TIMEOUT = 10_000
 
 # Heroku kills 30 s after SIGTERM: requests in flight get 25.
@@ -87,7 +88,7 @@ def when_ready(arbiter: Arbiter) -> None:
 
 
 def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
-    """Keep a SIGTERM for later: a worker that is starting would lose it, and be killed at last."""
+    """Block SIGTERM during start-up: gunicorn would drop it and SIGKILL the worker later."""
     pthread_sigmask(SIG_BLOCK, {SIGTERM})
 
 

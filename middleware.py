@@ -92,7 +92,7 @@ class RequestContext:
                 headers.append((b"x-request-id", request_id.encode()))
                 headers += _SECURITY_HEADERS
                 headers += caching
-                # Not on errors: it would tell another user's task from none by its time.
+                # Not on errors: timing would distinguish another user's task from a missing one.
                 if request.wait and status < 400:
                     headers.append((b"server-timing", _server_timing(request)))
                 if all(name != _CSP for name, _ in headers):

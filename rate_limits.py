@@ -88,7 +88,7 @@ class ConcurrencyLimit:
         if self._running[key] >= self._most:
             raise ProblemError(
                 TOO_MANY_REQUESTS,
-                f"You have {self._most} lists in progress. Read their answers first.",
+                f"{self._most} of your list requests are still in progress. Read their responses first.",
                 headers={
                     "Retry-After": "1",
                     "RateLimit-Policy": f'"{self._name}";q={self._most};qu="concurrent-requests"',

@@ -60,8 +60,8 @@ class DatabaseCall:
     """Context manager around one piece of database work: times it, and traces it.
 
     The wait ends when a connection is ready for the work, so it includes opening one.
-    Spans are made on exit, in the event loop. Nothing is done in the worker thread: each
-    instruction there is paid twice, because the event loop waits for the GIL.
+    Spans are made on exit, in the event loop. Nothing is done in the worker thread:
+    work there also delays the event loop, which waits for the GIL.
     """
 
     __slots__ = ("_began_at", "_lane", "_slot_at", "_summary")

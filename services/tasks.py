@@ -64,7 +64,7 @@ _PSYCOPG2 = make_url("postgresql+psycopg2://").get_dialect()()
 
 _ONE: ColumnElement[int] = literal_column("1", Integer)
 
-# The description with which a page is full has 20,000 bytes at most.
+# The description that crosses the limit can itself be 20,000 bytes.
 _ENOUGH: ColumnElement[int] = literal_column(str(PAGE_BYTES + 20_000), Integer)
 
 _visible = and_(
@@ -127,7 +127,7 @@ def _list_statement(by_completed: bool, after_another: bool, bounded: bool) -> s
 
 
 def _without_excess(statement: Select[*tuple[object, ...]]) -> Select[*tuple[object, ...]]:
-    """The same tasks, but for those behind the one with which descriptions exceed a page.
+    """Drops the tasks after the one whose description takes the total past a page.
 
     Only they can make a page large: 20,000 bytes of a task's 25,000. A window function
     costs 0.6 µs a row, so short pages go without.

@@ -7,6 +7,7 @@ private parts of gunicorn; `MEMBERS` names them, and a worker does not start whe
 one of them is gone. No knowledge of tasks, users or the application belongs here.
 """
 
+import logging
 from asyncio import BaseTransport, TimerHandle
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from gunicorn.asgi.parser import (  # type: ignore[import-untyped]
 )
 from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver  # type: ignore[import-untyped]
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
+
+log = logging.getLogger(__name__)
 
 HEADER_BYTES = 32 * 1024
 """Of a request line and all header fields together."""
@@ -34,7 +37,13 @@ BODY_PIECES = 1_024
 UNREAD_SECONDS = 20
 """How long an answer may wait until its peer has read all but the last 16 KiB of it."""
 
+BUFFER_BYTES = 64 * 1024
+"""Held of a body, or of pipelined requests, before the service stops reading."""
+
 REFUSED_RETRY_SECONDS = 2
+
+WARNING_SECONDS = 10.0
+"""How often the log says at most that connections are refused."""
 
 MEMBERS = (
     "_arm_keepalive_timer",
@@ -44,6 +53,8 @@ MEMBERS = (
     "_on_body",
     "_on_headers_complete",
     "_on_message_complete",
+    "_http1_buffered",
+    "_resume_reading",
     "_send_error_response",
     "_will_close",
     "connection_lost",
@@ -51,14 +62,15 @@ MEMBERS = (
     "pause_writing",
     "resume_writing",
 )
+WORKER_MEMBERS = ("_setup_event_loop", "_shutdown", "init_process")
 RECEIVER_MEMBERS = ("_body_wait_expired", "_complete", "_wake_waiter")
 
 
 class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
     """gunicorn's HTTP/1.1 connection with limits on silence, size and pieces.
 
-    A connection is waiting from when it is made, or its last answer was sent, until
-    the headers of its next request are complete. It may wait for `keepalive` seconds.
+    A connection counts as waiting from accept, or from the end of its last response,
+    until the next request's headers are complete. It may wait for `keepalive` seconds.
     """
 
     worker: "BoundedWorker"
@@ -71,6 +83,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
+        self._max_buffer_size = BUFFER_BYTES
         self._arm_keepalive_timer()
         if self.worker.nr_conns > self.cfg.worker_connections:
             self.worker.make_room(self)
@@ -105,20 +118,33 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
     def refuse(self) -> None:
         """Answer 503 to a connection for which there is no room."""
         self._send_error_response(503, "Too many connections", (("Retry-After", str(REFUSED_RETRY_SECONDS)),))
-        self._keepalive_timeout()
+        self._stop_waiting()
+        self._close_transport()
+        self._request_ready.set()
 
     def close_waiting(self) -> None:
-        """End a connection on which no request is being served.
-
-        It leaves the queue at once: its loss is only reported in the loop's next turn,
-        and several newcomers in one turn must not take the same place.
-        """
-        self._stop_waiting()
+        """End a connection on which no request is being served."""
         self._keepalive_timeout()
 
     def has_sent_nothing(self) -> bool:
         """Whether it is waiting, and not a byte of a request has arrived."""
         return self.req_count <= 1 and self._header_bytes == 0
+
+    def _keepalive_timeout(self) -> None:
+        """Close, without waiting for a peer that has not read the last answer.
+
+        The connection leaves the queue at once: its loss is reported in a later turn of
+        the loop, and no newcomer must be given its place a second time.
+        """
+        self._stop_waiting()
+        super()._keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _resume_reading(self) -> None:
+        """Not while pipelined requests fill the buffer: gunicorn would read on after each answer."""
+        if self._http1_buffered() <= BUFFER_BYTES:
+            super()._resume_reading()
 
     def _arm_keepalive_timer(self) -> None:
         super()._arm_keepalive_timer()
@@ -158,7 +184,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         return False
 
     def _expire_body(self) -> None:
-        """Have the application told that no more of the body comes; it can still answer."""
+        """Make `receive()` return `http.disconnect`; the application can still respond."""
         self._body_receiver._body_wait_expired = True
         self._body_receiver._wake_waiter()
 
@@ -217,12 +243,14 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         missing = [name for name in MEMBERS if not hasattr(ASGIProtocol, name)]
+        missing += [name for name in WORKER_MEMBERS if not hasattr(gasgi.ASGIWorker, name)]
         missing += [name for name in RECEIVER_MEMBERS if not hasattr(BodyReceiver, name)]
         if missing or not hasattr(gasgi, "ASGIProtocol"):
             raise RuntimeError(f"web/connections.py does not fit this gunicorn: it has no {missing}")
         gasgi.ASGIProtocol = BoundedProtocol
         self.waiting: dict[BoundedProtocol, None] = {}
         self.stalled: dict[BoundedProtocol, None] = {}
+        self._warn_again_at = 0.0
         super().init_process()
 
     def make_room(self, newcomer: BoundedProtocol) -> None:
@@ -233,6 +261,12 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
             next(iter(self.stalled)).abort()
         else:
             newcomer.refuse()
+            self._warn()
+
+    def _warn(self) -> None:
+        if self.loop.time() >= self._warn_again_at:
+            self._warn_again_at = self.loop.time() + WARNING_SECONDS
+            log.warning("Connections refused: all %d are being served", self.cfg.worker_connections)
 
     def _setup_event_loop(self) -> None:
         """gunicorn does not pass its backlog on, and the loop would listen again with 100."""
@@ -240,7 +274,7 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
 
     async def _shutdown(self) -> None:
-        """Stop at once what would only be waited for: connections that never sent a byte."""
+        """Close connections that never sent a byte: gunicorn would wait for them."""
         for protocol in [*self.waiting]:
             if protocol.has_sent_nothing():
                 protocol.close_waiting()

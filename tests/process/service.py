@@ -64,12 +64,14 @@ def variables(url: URL, **changes: str) -> dict[str, str]:
     }
 
 
-def start(command: list[str], environment: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
-    """A command in the project's folder that says all in a file, and ends when the tests do."""
+def start(
+    command: list[str], environment: dict[str, str], output: Path, folder: Path = ROOT
+) -> subprocess.Popen[bytes]:
+    """A command in a folder that says all in a file, and ends when the tests do."""
     with output.open("w") as log:
         return subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdout=log,
             stderr=log,
@@ -79,7 +81,9 @@ def start(command: list[str], environment: dict[str, str], output: Path) -> subp
 
 @contextmanager
 def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
-    process = start([sys.executable, "-m", "gunicorn", "main:app"], environment, output)
+    # Not in the project's folder, where a developer's .env would be read.
+    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "main:app"]
+    process = start(command, {**environment, "PYTHONPATH": str(ROOT)}, output, output.parent)
     service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)
     try:
         service.wait_for("/health/live", 200)

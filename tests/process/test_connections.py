@@ -254,6 +254,37 @@ def established(service: Service) -> int:
     return sum(bool(re.search(rf"^\s*\d+: \S+:{port:04X} \S+ 01 ", line)) for line in lines)
 
 
+@pytest.mark.spec("http.pipelining")
+def test_pipelined_requests_are_not_read_ahead_without_a_bound(database_url: URL, tmp_path: Path) -> None:
+    """Ten connections that write as fast as they can, and read the answers, for 3 seconds."""
+    fields = [f"X-Filler: {'x' * 7_800}"] * 3
+    request = "\r\n".join(["GET /nowhere HTTP/1.1", "Host: localhost", *fields, "", ""]).encode()
+    with running(variables(database_url), tmp_path / "output") as service, ThreadPoolExecutor(20) as threads:
+        worker = only_child(service.process.pid)
+        at_rest = resident_megabytes(worker)
+        ends_at = time.monotonic() + 3
+
+        def write(connection: socket.socket) -> None:
+            with suppress(OSError):
+                while time.monotonic() < ends_at:
+                    connection.sendall(request)
+                connection.shutdown(socket.SHUT_RDWR)
+
+        def read(connection: socket.socket) -> None:
+            with suppress(OSError), connection:
+                while connection.recv(65536):
+                    pass
+
+        connections = [connected(service) for _ in range(10)]
+        reading = [threads.submit(read, connection) for connection in connections]
+        writing = [threads.submit(write, connection) for connection in connections]
+        wait_until(lambda: time.monotonic() > ends_at, "time stands still")
+        most = resident_megabytes(worker) - at_rest
+        for each in [*writing, *reading]:
+            each.result()
+        assert most < 20
+
+
 @pytest.mark.spec("process.connections")
 def test_connections_queue_while_the_worker_is_busy(database_url: URL, tmp_path: Path) -> None:
     with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
