@@ -21,7 +21,7 @@ class RequestInfo:
     wait: float = 0.0
     """Spent until a database connection was ready, opening it included."""
     database: float = 0.0
-    """Spent in the worker thread on statements."""
+    """Spent on the statement, thread hand-over included."""
     at_end: list[Callable[[], None]] = field(default_factory=list)
     """Called once the answer has been sent, or the client is gone."""
 

@@ -4,8 +4,8 @@ Uses `opentelemetry-api` only, whose spans are no-ops until FastAPI configures t
 (`requirements-otel.txt`) from the OTEL_* variables at start-up, in each worker. FastAPI
 makes the request span; this module adds its children.
 
-Never in a span: query strings, paths with IDs, headers, bodies, tokens, user IDs, SQL
-parameters, exception messages.
+Never in a span: query strings, paths with IDs, headers other than Host, bodies, tokens,
+user IDs, SQL parameters, exception messages.
 """
 
 from asyncio import CancelledError

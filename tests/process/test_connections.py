@@ -24,6 +24,9 @@ from tests.wire import wire
 from tools.tokens import mint
 from web.connections import BODY_PIECES, HEADER_BYTES, BoundedWorker
 
+LAST_REQUEST = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+"""Asks for liveness, and for the connection to be closed behind the answer."""
+
 KEPT_SECONDS = 10
 """How long a connection may wait for a request; `keepalive` in gunicorn.conf.py."""
 
@@ -304,7 +307,7 @@ def test_newcomers_take_the_place_of_the_connection_that_waits_longest(
     with running(environment, tmp_path / "output") as service, ExitStack() as stack:
         service.client.close()
         idle = [stack.enter_context(connected(service)) for _ in range(40)]
-        said = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        said = exchange(service, LAST_REQUEST)
         assert said.startswith("HTTP/1.1 200 ")
         assert [answer(connection) for connection in idle[:20]] == [""] * 20
         idle[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -332,7 +335,7 @@ def test_newcomers_take_the_place_of_a_connection_that_reads_nothing(
         for _ in range(3):
             stalled(service, stack)
         wait_until(lambda: is_idle(worker), "the answers do not stall")
-        said = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        said = exchange(service, LAST_REQUEST)
         assert said.startswith("HTTP/1.1 200 ")
 
 
@@ -392,7 +395,7 @@ def test_a_stop_does_not_wait_for_silent_connections(database_url: URL, tmp_path
         for connection in connections[:20]:
             half_sent(connection)
         # Served after all of them, so that gunicorn has accepted them.
-        exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        exchange(service, LAST_REQUEST)
         began_at = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(30) == 0
