@@ -1,7 +1,7 @@
 """The engine, the pool of connections, and whether the database can be served from.
 
     PoolExhausted     no connection within the time a request may wait
-    Unanswered        no answer from the database within the time it may take
+    DatabaseTimeout        no answer from the database within the time it may take
     NotReady          the database is absent, or not fit to serve from
 
 No SQL about tasks belongs here.
@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, event
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
+from starlette.requests import Request
 
-from lanes import ROLE, Lane, UserSession, adopt_connection, sqlstate
+from database.session import ROLE, UserSession, sqlstate
+from database.worker import ConnectionWorker, adopt_connection
+from observability.tracing import DatabaseCall
 from settings import DatabaseSettings, Settings
-from tracing import DatabaseCall
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,9 @@ INSUFFICIENT_PRIVILEGE = "42501"
 that is not migrated; on a request it is a fault, and perhaps an attack."""
 
 # row_security_active answers for the role that asks, which is the dropped one.
-_READINESS = "SELECT current_user, row_security_active('tasks'), (SELECT version_num FROM alembic_version)"
+_READINESS = text(
+    "SELECT current_user, row_security_active('tasks'), (SELECT version_num FROM alembic_version)"
+)
 
 ABANDON_SECONDS = 1.0
 """How long a thread may take to come back after its connection was shut down."""
@@ -52,7 +56,7 @@ class PoolExhausted(Exception):
     """Every connection stayed busy for as long as a request may wait."""
 
 
-class Unanswered(TimeoutError):
+class DatabaseTimeout(TimeoutError):
     """The database did not answer in time; whether it made a change is not known."""
 
 
@@ -87,26 +91,26 @@ def connect(url: URL, settings: DatabaseSettings) -> Engine:
 
 
 class Database:
-    """A LIFO pool of DB_POOL_SIZE worker threads (lanes), each with its own connection.
+    """A LIFO pool of DB_POOL_SIZE connection workers (threads with a connection each).
 
-    A lane that does not answer by its deadline is interrupted: its connection is
-    shut down, which gives the lane back within milliseconds. One that does not come
+    A worker that does not answer by its deadline is interrupted: its connection is
+    shut down, which gives the worker back within milliseconds. One that does not come
     back even so (it hangs in name resolution, or in libpq while a connection is being
-    opened) is abandoned after ABANDON_SECONDS: its place goes to a new lane, and its
-    thread ends when it comes back. At most DB_POOL_SIZE lanes are abandoned at a time.
+    opened) is abandoned after ABANDON_SECONDS: its place goes to a new worker, and its
+    thread ends when it comes back. At most DB_POOL_SIZE workers are abandoned at a time.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._engine = connect(settings.database_url, settings)
         self._statement_timeout = settings.db_statement_timeout
         self._size = settings.db_pool_size
-        self._lanes: set[Lane] = set()
-        self._idle: list[Lane] = []
-        self._abandoned: set[Lane] = set()
-        self._stuck: set[Lane] = set()
-        self._timers: dict[Lane, asyncio.TimerHandle] = {}
+        self._workers: set[ConnectionWorker] = set()
+        self._idle: list[ConnectionWorker] = []
+        self._abandoned: set[ConnectionWorker] = set()
+        self._stuck: set[ConnectionWorker] = set()
+        self._timers: dict[ConnectionWorker, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(settings.db_pool_size)
-        self._patience = settings.db_pool_timeout
+        self._pool_timeout = settings.db_pool_timeout
         self._deadline = settings.db_connect_timeout + settings.db_statement_timeout + GRACE_SECONDS
         self._readiness: asyncio.Task[str | None] | None = None
         self._readiness_expires = 0.0
@@ -124,17 +128,17 @@ class Database:
         when this returns. Work that has begun is finished even when the caller
         goes away, and holds its connection until then, or until its deadline.
 
-        Raises PoolExhausted when no connection came free in time, Unanswered when
+        Raises PoolExhausted when no connection came free in time, DatabaseTimeout when
         the work took longer than it may, and whatever `work` raises.
         """
         with DatabaseCall(getattr(work, "__name__", "statement")) as call:
             await self._take_slot()
             loop = asyncio.get_running_loop()
             outcome: asyncio.Future[T] = loop.create_future()
-            lane = self._idle_lane()
-            call.runs_on(lane)
-            self._timers[lane] = loop.call_later(self._deadline, self._interrupt, lane, outcome)
-            lane.submit(
+            worker = self._idle_worker()
+            call.runs_on(worker)
+            self._timers[worker] = loop.call_later(self._deadline, self._interrupt, worker, outcome)
+            worker.submit(
                 user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return
             )
             return await outcome
@@ -163,68 +167,68 @@ class Database:
 
     async def close(self) -> None:
         """Let running work finish, within its deadline, then close the connections."""
-        for lane in self._lanes:
-            lane.stop()
+        for worker in self._workers:
+            worker.stop()
         ends_at = time.monotonic() + self._deadline + ABANDON_SECONDS
-        for lane in [*self._lanes]:
-            await asyncio.to_thread(lane.join, max(0.0, ends_at - time.monotonic()))
+        for worker in [*self._workers]:
+            await asyncio.to_thread(worker.join, max(0.0, ends_at - time.monotonic()))
 
     async def _take_slot(self) -> None:
         if not self._slots.locked():
             await self._slots.acquire()
             return
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._pool_timeout):
                 await self._slots.acquire()
         except TimeoutError:
             raise PoolExhausted from None
 
-    def _idle_lane(self) -> Lane:
+    def _idle_worker(self) -> ConnectionWorker:
         """For the slot that was taken, which is given back when no thread can be started."""
         if self._idle:
             return self._idle.pop()
         try:
-            lane = Lane(self._engine, self._statement_timeout)
+            worker = ConnectionWorker(self._engine, self._statement_timeout)
         except RuntimeError:
             self._slots.release()
             raise
-        self._lanes.add(lane)
-        return lane
+        self._workers.add(worker)
+        return worker
 
-    def _return(self, lane: Lane) -> None:
-        self._timers.pop(lane).cancel()
-        if lane in self._abandoned:
-            self._abandoned.discard(lane)
-            lane.stop()
+    def _return(self, worker: ConnectionWorker) -> None:
+        self._timers.pop(worker).cancel()
+        if worker in self._abandoned:
+            self._abandoned.discard(worker)
+            worker.stop()
             return
-        self._stuck.discard(lane)
-        self._idle.append(lane)
+        self._stuck.discard(worker)
+        self._idle.append(worker)
         self._slots.release()
 
-    def _interrupt(self, lane: Lane, outcome: asyncio.Future[T]) -> None:
+    def _interrupt(self, worker: ConnectionWorker, outcome: asyncio.Future[T]) -> None:
         """The deadline: answer the caller, and get the thread back."""
         log.warning("Database connection closed: no answer within %g s", self._deadline)
         if not outcome.done():
-            outcome.set_exception(Unanswered())
-        lane.interrupt()
-        self._abandon_later(lane)
+            outcome.set_exception(DatabaseTimeout())
+        worker.interrupt()
+        self._abandon_later(worker)
 
-    def _abandon_later(self, lane: Lane) -> None:
+    def _abandon_later(self, worker: ConnectionWorker) -> None:
         loop = asyncio.get_running_loop()
-        self._timers[lane] = loop.call_later(ABANDON_SECONDS, self._abandon, lane)
+        self._timers[worker] = loop.call_later(ABANDON_SECONDS, self._abandon, worker)
 
-    def _abandon(self, lane: Lane) -> None:
+    def _abandon(self, worker: ConnectionWorker) -> None:
         """Replace a thread that did not return, unless DB_POOL_SIZE threads are already abandoned."""
         if len(self._abandoned) >= self._size:
-            if lane not in self._stuck:
+            if worker not in self._stuck:
                 log.error("Database thread stuck, and %d abandoned already", self._size)
-            self._stuck.add(lane)
-            self._abandon_later(lane)
+            self._stuck.add(worker)
+            self._abandon_later(worker)
             return
         log.error("Database thread abandoned: it does not return from libpq")
-        self._stuck.discard(lane)
-        self._lanes.discard(lane)
-        self._abandoned.add(lane)
+        self._stuck.discard(worker)
+        self._workers.discard(worker)
+        self._abandoned.add(worker)
         self._slots.release()
 
     async def _check_readiness(self) -> str | None:
@@ -244,7 +248,7 @@ class Database:
             )
         except PoolExhausted:
             return "The database is overloaded."
-        except Unanswered:
+        except DatabaseTimeout:
             return "The database does not answer."
         if revision is None or revision < SCHEMA_REVISION:
             return "The schema is not migrated."
@@ -253,6 +257,12 @@ class Database:
         return None
 
 
+async def get_database(request: Request) -> Database:
+    """For `Depends`; async, because FastAPI would run a plain function in a thread."""
+    database: Database = request.app.state.database
+    return database
+
+
 def _read_readiness(session: UserSession, _: str) -> tuple[str, bool, str | None]:
-    [row] = session.fetch(_READINESS, {})
-    return row
+    [(role, guarded, revision)] = session.rows(_READINESS, {})
+    return role, guarded, revision

@@ -15,7 +15,7 @@ from signal import SIG_BLOCK, SIG_UNBLOCK, SIGTERM, pthread_sigmask
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
 
-from logs import GunicornLogger, configure
+from observability.logs import GunicornLogger, configure
 from settings import Settings
 
 _settings = Settings.load()

@@ -1,7 +1,7 @@
-"""The application: what `gunicorn main:app` serves.
+"""Application factory: wires routes, middleware, exception handlers and lifespan.
 
-Puts the parts together and holds nothing else. Importing this module reads no
-setting and opens no connection; asking it for `app` does.
+`gunicorn main:app` serves `app`. Importing this module reads no settings and opens no
+connections; accessing `app` does.
 """
 
 from collections.abc import AsyncIterator
@@ -10,34 +10,30 @@ from functools import cache
 
 from fastapi import FastAPI
 
-import contract
-import handlers
-import logs
-from auth import Authenticator
+from auth.rate_limits import RateLimits
+from auth.tokens import TokenVerifier
 from db import Database
-from middleware import (
+from observability import logs
+from routes import docs, health, tasks
+from settings import Settings
+from web import errors, openapi
+from web.middleware import (
     ALLOWED_HEADERS,
     ALLOWED_METHODS,
     EXPOSED_HEADERS,
-    Cors,
-    RequestContext,
-    Unforeseen,
+    CatchAllMiddleware,
+    CorsMiddleware,
+    RequestContextMiddleware,
 )
-from rate_limits import RateLimits
-from routes import health, pages, tasks
-from settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Tasks API",
-        version=contract.VERSION,
+        version=openapi.VERSION,
         summary="A multi-user task backend for a Better Auth frontend.",
-        description=contract.DESCRIPTION,
+        description=openapi.DESCRIPTION,
         lifespan=_lifespan,
-        # An included router would match each request twice. These know nothing of
-        # `dependency_overrides`, which nothing here uses.
-        routes=[*tasks.router.routes, *health.router.routes, *pages.router.routes],
         redirect_slashes=False,
         openapi_url=None,
         docs_url=None,
@@ -51,20 +47,22 @@ def create_app(settings: Settings) -> FastAPI:
             "operation_spans": False,
         },
     )
+    for routes in (tasks, health, docs):
+        app.include_router(routes.router)
     app.state.settings = settings
-    app.openapi = cache(lambda: contract.document(app))  # type: ignore[method-assign]
-    # The last one added is the outermost.
-    app.add_middleware(Unforeseen)
+    app.openapi = cache(lambda: openapi.document(app))  # type: ignore[method-assign]
+    # The last middleware added is the outermost.
+    app.add_middleware(CatchAllMiddleware)
     app.add_middleware(
-        Cors,
+        CorsMiddleware,
         allow_origins=settings.cors_origins,
         allow_credentials=True,
         allow_methods=ALLOWED_METHODS,
         allow_headers=ALLOWED_HEADERS,
         expose_headers=EXPOSED_HEADERS,
     )
-    app.add_middleware(RequestContext)
-    handlers.install(app)
+    app.add_middleware(RequestContextMiddleware)
+    errors.install(app)
     return app
 
 
@@ -73,8 +71,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
         for name, part in (
-            ("limits", RateLimits(settings)),
-            ("authenticator", Authenticator(settings)),
+            ("rate_limits", RateLimits(settings)),
+            ("token_verifier", TokenVerifier(settings)),
             ("database", Database(settings)),
         ):
             setattr(app.state, name, part)
@@ -83,7 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`main:app`, built when a server first asks for it, so that importing has no effects."""
+    """`main:app`, built on first access, so that importing this module has no side effects."""
     if name != "app":
         raise AttributeError(name)
     return _configured_app()

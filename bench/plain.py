@@ -16,7 +16,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import create_engine, make_url
 from sqlmodel import Session, SQLModel, col, select
 
-from models import Priority, Task, TaskCreate, TaskReplace, TaskUpdate
+from models import Priority, Task
+from schemas import TaskCreate, TaskReplace, TaskUpdate
 
 engine = create_engine(
     make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg2"),

@@ -8,8 +8,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 import db
-import logs
 import models  # noqa: F401 - fills the metadata
+from observability import logs
 from settings import DatabaseSettings
 
 ADVISORY_LOCK = 7_455_308_412

@@ -1,74 +1,78 @@
-"""The HTTP contract of /api/tasks: parse, call, answer."""
+"""The HTTP contract of /api/tasks. Each operation parses, makes one call, and responds."""
 
 from itertools import accumulate
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter
 
-import contract
-import cursors
-from auth import CurrentUser
-from bodies import JSON, MERGE_PATCH, json_body
-from db import Database
-from models import TaskCreate, TaskRead, TaskReplace, TaskUpdate
-from problems import INVALID_CURSOR, ProblemError
-from queries import DEFAULT_LIMIT, Completed, Cursor, Limit, TaskId, check_names
-from rate_limits import RateLimits
+from auth.bearer import CurrentUser, get_current_user
+from auth.rate_limits import RateLimits, get_rate_limits
+from db import Database, get_database
+from problems import INVALID_CURSOR
+from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services import tasks
 from services.tasks import PAGE_BYTES
+from web import openapi
+from web.caching import PrivateRoute
+from web.json_bodies import JSON, MERGE_PATCH, json_body
+from web.pagination import decode_cursor, encode_cursor, next_link
+from web.parameters import TaskId, TaskQuery, check_query_names
 
-router = APIRouter(prefix="/api/tasks", tags=["tasks"], generate_unique_id_function=contract.operation_id)
+router = APIRouter(
+    prefix="/api/tasks",
+    tags=["tasks"],
+    route_class=PrivateRoute,
+    # In this order: a caller without a token learns nothing of the query.
+    dependencies=[Depends(get_current_user), Depends(check_query_names)],
+    responses=openapi.problems_of(*openapi.COMMON_PROBLEMS),
+    generate_unique_id_function=openapi.operation_id,
+)
 
-_one = TypeAdapter(TaskRead)
-_many = TypeAdapter(list[TaskRead])
-
+TasksDatabase = Annotated[Database, Depends(get_database)]
 NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
-_found = contract.success("The task.", example=contract.EXAMPLE_TASK)
+
+_task_json = TypeAdapter(TaskRead).dump_json
+_list_json = TypeAdapter(list[TaskRead]).dump_json
+_TASK = openapi.success("The task.", example=openapi.EXAMPLE_TASK)
 
 
 @router.get(
     "",
     response_model=list[TaskRead],
     responses={
-        200: contract.success(
+        200: openapi.success(
             "A page of tasks.",
-            example=[contract.EXAMPLE_TASK],
-            extra=contract.headers("Link", required=False),
+            example=[openapi.EXAMPLE_TASK],
+            extra=openapi.headers("Link", required=False),
         ),
-        **contract.task_problems(INVALID_CURSOR),
+        **openapi.problems_of(INVALID_CURSOR),
     },
 )
 async def list_tasks(
     request: Request,
     user_id: CurrentUser,
-    completed: Completed = None,
-    limit: Limit = DEFAULT_LIMIT,
-    cursor: Cursor = None,
+    query: Annotated[TaskQuery, Query()],
+    database: TasksDatabase,
+    limits: Annotated[RateLimits, Depends(get_rate_limits)],
 ) -> Response:
     """List your tasks, newest first.
 
-    When there are more, the answer has a `Link` header with `rel="next"`: follow
-    it as it is. A page has `limit` tasks, or fewer when these have more than 256 KiB.
+    When there are more, the response has a `Link` header with `rel="next"`: request that
+    URL unchanged. A page has `limit` tasks, or fewer when these have more than 256 KiB.
     """
-    check_names(request, "completed", "limit", "cursor")
-    limits: RateLimits = request.app.state.limits
     limits.lists.enter(user_id)
-    after = None if cursor is None else _position(cursor, user_id, completed)
-    found = await _database(request).run(
-        user_id, tasks.list_tasks, completed=completed, after=after, limit=limit + 1
-    )
-    body, count = _page(found[:limit])
-    answer = _json(body)
+    after = decode_cursor(query.cursor, user_id, query) if query.cursor is not None else None
+    found = await database.run(user_id, tasks.list_tasks, where=query, after=after, limit=query.limit + 1)
+    body, count = _page(found[: query.limit])
+    response = _json(body)
     if len(found) > count:
-        following = cursors.encode(UUID(found[count - 1].id), user_id, completed)
-        query = urlencode({**request.query_params, "cursor": following})
-        answer.headers["Link"] = f'</api/tasks?{query}>; rel="next"'
-    return answer
+        cursor = encode_cursor(UUID(found[count - 1].id), user_id, query)
+        response.headers["Link"] = next_link("/api/tasks", request.query_params, cursor)
+    return response
 
 
 @router.post(
@@ -76,67 +80,63 @@ async def list_tasks(
     status_code=201,
     response_model=TaskRead,
     responses={
-        201: contract.success(
-            "The new task.", example=contract.EXAMPLE_TASK, extra=contract.headers("Location")
-        )
-        | {"links": contract.links_to_task()},
-        **contract.task_problems(*contract.OF_A_BODY),
+        201: openapi.success("The new task.", example=openapi.EXAMPLE_TASK, extra=openapi.headers("Location"))
+        | {"links": openapi.links_to_task()},
+        **openapi.problems_of(*openapi.BODY_PROBLEMS),
     },
-    openapi_extra=contract.request_body(TaskCreate, JSON),
+    openapi_extra=openapi.request_body(TaskCreate, JSON),
 )
-async def create_task(request: Request, user_id: CurrentUser, body: NewTask) -> Response:
+async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDatabase) -> Response:
     """Create a task.
 
     Sending the same body twice makes two tasks.
     """
-    check_names(request)
-    task = await _database(request).run(user_id, tasks.create_task, body)
-    answer = _json(_one.dump_json(task), status=201)
-    answer.headers["Location"] = f"/api/tasks/{task.id}"
-    return answer
+    task = await database.run(user_id, tasks.create_task, body)
+    response = _json(_task_json(task), status=201)
+    response.headers["Location"] = f"/api/tasks/{task.id}"
+    return response
 
 
 @router.get(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _found, **contract.task_problems(*contract.OF_AN_ID)},
+    responses={200: _TASK, **openapi.problems_of(*openapi.ID_PROBLEMS)},
 )
-async def get_task(request: Request, task_id: TaskId, user_id: CurrentUser) -> Response:
-    """Read one of your tasks."""
-    check_names(request)
-    return _json(_one.dump_json(await _database(request).run(user_id, tasks.get_task, task_id)))
+async def get_task(task_id: TaskId, user_id: CurrentUser, database: TasksDatabase) -> Response:
+    """Get one of your tasks."""
+    return _json(_task_json(await database.run(user_id, tasks.get_task, task_id)))
 
 
 @router.put(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
-    openapi_extra=contract.request_body(TaskReplace, JSON),
+    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.ID_PROBLEMS)},
+    openapi_extra=openapi.request_body(TaskReplace, JSON),
 )
-async def replace_task(request: Request, task_id: TaskId, user_id: CurrentUser, body: WholeTask) -> Response:
-    """Replace all that you can write of a task.
+async def replace_task(
+    task_id: TaskId, user_id: CurrentUser, body: WholeTask, database: TasksDatabase
+) -> Response:
+    """Replace every writable field of a task.
 
-    A field that you leave out takes its default. A task that does not exist is
-    not created.
+    A field that you omit takes its default. A task that does not exist is not created.
     """
-    check_names(request)
-    return _json(_one.dump_json(await _database(request).run(user_id, tasks.replace_task, task_id, body)))
+    return _json(_task_json(await database.run(user_id, tasks.replace_task, task_id, body)))
 
 
 @router.patch(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _found, **contract.task_problems(*contract.OF_A_BODY, *contract.OF_AN_ID)},
-    openapi_extra=contract.request_body(TaskUpdate, JSON, MERGE_PATCH),
+    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.ID_PROBLEMS)},
+    openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH),
 )
-async def update_task(request: Request, task_id: TaskId, user_id: CurrentUser, body: Patch) -> Response:
+async def update_task(
+    task_id: TaskId, user_id: CurrentUser, body: Patch, database: TasksDatabase
+) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
-    A field that you leave out keeps its value; null clears `description` and
-    `due_at`.
+    A field that you omit keeps its value; null clears `description` and `due_at`.
     """
-    check_names(request)
-    return _json(_one.dump_json(await _database(request).run(user_id, tasks.update_task, task_id, body)))
+    return _json(_task_json(await database.run(user_id, tasks.update_task, task_id, body)))
 
 
 @router.delete(
@@ -144,39 +144,26 @@ async def update_task(request: Request, task_id: TaskId, user_id: CurrentUser, b
     status_code=204,
     response_class=Response,
     responses={
-        204: {"description": "The task is deleted.", "headers": contract.headers("X-Request-ID")},
-        **contract.task_problems(*contract.OF_AN_ID),
+        204: {"description": "The task is deleted.", "headers": openapi.headers("X-Request-ID")},
+        **openapi.problems_of(*openapi.ID_PROBLEMS),
     },
 )
-async def delete_task(request: Request, task_id: TaskId, user_id: CurrentUser) -> Response:
-    """Delete a task. A second time, it is not there any more: 404."""
-    check_names(request)
-    await _database(request).run(user_id, tasks.delete_task, task_id)
+async def delete_task(task_id: TaskId, user_id: CurrentUser, database: TasksDatabase) -> Response:
+    """Delete a task. Deleting it again gets 404."""
+    await database.run(user_id, tasks.delete_task, task_id)
     return Response(status_code=204)
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
 
 
 def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def _page(tasks: list[TaskRead]) -> tuple[bytes, int]:
-    """The JSON of the tasks that fit into a page, at least one, and how many these are."""
-    body = _many.dump_json(tasks)
+def _page(found: list[TaskRead]) -> tuple[bytes, int]:
+    """The JSON of the tasks that fit on a page, at least one, and their number."""
+    body = _list_json(found)
     if len(body) <= PAGE_BYTES:
-        return body, len(tasks)
+        return body, len(found)
     # Each with its comma or the closing bracket; the opening bracket makes it "less than".
-    ends = accumulate(len(_one.dump_json(task)) + 1 for task in tasks)
+    ends = accumulate(len(_task_json(task)) + 1 for task in found)
     count = max(1, sum(end < PAGE_BYTES for end in ends))
-    return _many.dump_json(tasks[:count]), count
-
-
-def _position(cursor: str, user_id: str, completed: bool | None) -> UUID:
-    try:
-        return cursors.decode(cursor, user_id, completed)
-    except cursors.InvalidCursor:
-        raise ProblemError(INVALID_CURSOR, "This cursor is not one of this list.") from None
+    return _list_json(found[:count]), count

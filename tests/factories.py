@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from factory.base import DictFactory
 from factory.declarations import List, Sequence
 
-from models import TaskCreate, TaskUpdate
+from schemas import TaskCreate, TaskUpdate
 
 Body = dict[str, Any]
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from starlette.testclient import TestClient
 
-import keys
+from auth import keys
 from tests.auth.key_server import PATH, KeyServer, SigningKey, key_server
 from tests.auth.test_shared_secret import base64url
 from tests.conftest import Serve

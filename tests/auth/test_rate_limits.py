@@ -13,8 +13,8 @@ import pytest
 from httpx2 import Response
 from limits import parse
 
-import rate_limits
-from rate_limits import LocalWindows
+from auth import rate_limits
+from auth.rate_limits import LocalWindows
 from tests.conftest import Serve
 from tests.factories import new_task
 from tests.stage import require

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from keys import Key
+from auth.keys import Key
 from tests.conftest import Serve
 from tests.support import SECRET, TASKS, Caller, assert_refused
 from tools.tokens import mint
@@ -292,7 +292,7 @@ def test_a_token_with_its_own_key_is_refused(client: TestClient) -> None:
 def move_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Only the clock is moved; the token, its signature and its verification are real."""
     later = time.time() + seconds
-    monkeypatch.setattr("auth.time.time", lambda: later)
+    monkeypatch.setattr("auth.tokens.time.time", lambda: later)
     monkeypatch.setattr("jwt.api_jwt.datetime", _FixedClock(later))
 
 
@@ -315,7 +315,7 @@ def test_a_token_is_remembered_for_a_minute(
     caller = Caller(client, "", with_claims(n=seconds))
     assert caller.get().status_code == 200
     assert isinstance(client.app, FastAPI)
-    keys = client.app.state.authenticator._keys
+    keys = client.app.state.token_verifier._keys
     monkeypatch.setattr(keys, "_keys", [Key("HS256", b"another secret that is long enough")])
     move_clock(monkeypatch, seconds)
     assert caller.get().status_code == status

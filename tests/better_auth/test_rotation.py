@@ -6,7 +6,7 @@ import jwt
 import pytest
 from starlette.testclient import TestClient
 
-import keys
+from auth import keys
 from tests.better_auth.conftest import only
 from tests.better_auth.server import SECRET, BetterAuth, Person
 from tests.conftest import Serve

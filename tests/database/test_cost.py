@@ -13,8 +13,8 @@ from alembic import command
 from fastapi.testclient import TestClient
 from sqlalchemy import URL
 
-import cursors
 from main import create_app
+from schemas import TaskFilter
 from tests import stage
 from tests.conftest import MakeSettings
 from tests.factories import full_task, new_task
@@ -22,6 +22,7 @@ from tests.stage import Sql, alembic, new_database
 from tests.support import SECRET, TASKS, client_as
 from tests.wire import Wire, wire
 from tools.tokens import mint
+from web.pagination import encode_cursor
 
 Ts = TypeVarTuple("Ts")
 
@@ -33,7 +34,8 @@ Request = Callable[[str], tuple[str, str, object]]
 
 
 def page(completed: bool | None, query: str) -> Request:
-    return lambda _: ("GET", f"{TASKS}?{query}&cursor={cursors.encode(NEWEST, USER, completed)}", None)
+    cursor = encode_cursor(NEWEST, USER, TaskFilter.model_construct(completed=completed))
+    return lambda _: ("GET", f"{TASKS}?{query}&cursor={cursor}", None)
 
 
 REQUESTS: dict[str, Request] = {

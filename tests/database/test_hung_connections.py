@@ -6,11 +6,11 @@ import threading
 import uuid
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
 import db
-from db import Database, NotReady, Unanswered
-from lanes import UserSession
+from database.session import UserSession
+from db import Database, DatabaseTimeout, NotReady
 from tests.conftest import MakeSettings, Serve
 from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, assert_problem, client_as, wait_until
@@ -34,7 +34,7 @@ def caller(serve: Serve, database_wire: Wire) -> Caller:
 
 
 def peek(session: UserSession, _: str) -> int:
-    [[one]] = session.fetch("SELECT 1", {})
+    [[one]] = session.rows(text("SELECT 1"), {})
     return int(one)
 
 
@@ -118,7 +118,7 @@ def test_a_stop_does_not_wait_for_a_hung_connection(make_settings: MakeSettings,
         database = Database(settings)
         await database.run("somebody", peek)
         database_wire.silent = True
-        with pytest.raises(Unanswered):
+        with pytest.raises(DatabaseTimeout):
             await database.run("somebody", peek)
         await database.close()
 
@@ -193,7 +193,7 @@ def test_readiness_checks_of_callers_who_went_away_hold_one_connection(
             check.cancel()
         with pytest.raises(NotReady):
             await database.check_ready()
-        assert len(database._lanes) == 1
+        assert len(database._workers) == 1
         await database.close()
 
     asyncio.run(scenario())

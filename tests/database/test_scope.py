@@ -14,8 +14,8 @@ from sqlalchemy.exc import InternalError, ProgrammingError
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlmodel import Session
 
+from database.session import UserSession
 from db import Database, PoolExhausted
-from lanes import UserSession
 from models import Task
 from tests.conftest import MakeSettings, Serve
 from tests.factories import full_task, new_task
@@ -194,19 +194,24 @@ def test_a_thread_that_cannot_be_started_costs_no_connection(
 
 @pytest.mark.spec("process.reconnect")
 def test_a_server_that_can_only_be_read_is_left(make_settings: MakeSettings) -> None:
+    to_read_only = text("SET LOCAL transaction_read_only = on; UPDATE tasks SET title = 'x' RETURNING id")
+
     def write(session: UserSession, user: str) -> None:
-        session.fetch("SET LOCAL transaction_read_only = on; UPDATE tasks SET title = 'x' RETURNING id", {})
+        session.rows(to_read_only, {})
+
+    def select_one(session: UserSession, user: str) -> object:
+        return session.rows(text("SELECT 1"), {})
 
     async def scenario() -> None:
         database = Database(make_settings(db_pool_size=1))
-        await database.run("somebody", lambda session, user: session.fetch("SELECT 1", {}))
-        [lane] = database._lanes
-        before = lane._connection
+        await database.run("somebody", select_one)
+        [worker] = database._workers
+        before = worker._connection
         with pytest.raises(InternalError, match="read-only"):
             await database.run("somebody", write)
-        assert await database.run("somebody", lambda session, user: session.fetch("SELECT 1", {})) == [(1,)]
-        assert lane._connection is not before
-        assert lane._session.user_id == ""
+        assert await database.run("somebody", select_one) == [(1,)]
+        assert worker._connection is not before
+        assert worker._session.user_id == ""
         await database.close()
 
     asyncio.run(scenario())

@@ -22,17 +22,15 @@ REPORT = Path("build/faults.md")
 LIMIT_SECONDS = 600
 UNIT_TESTS = ("tests/tasks", "tests/http", "tests/auth", "tests/database")
 NEAREST = {
-    "auth.py": "tests/auth",
-    "bodies.py": "tests/http",
-    "middleware.py": "tests/http",
-    "problems.py": "tests/http",
+    "auth": "tests/auth",
+    "database": "tests/database",
     "db.py": "tests/database",
-    "lanes.py": "tests/database",
-    "rate_limits.py": "tests/auth",
-    "logs.py": "tests/http",
-    "migrations/versions/0001_tasks.py": "tests/database",
+    "migrations": "tests/database",
+    "observability": "tests/http",
+    "problems.py": "tests/http",
+    "web": "tests/http",
 }
-"""The tests that run first when a file is changed; the others follow."""
+"""The tests that run first when a file or package is changed; the others follow."""
 
 _FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (?:passed|failed|error)")
@@ -86,7 +84,7 @@ def by_contract_fuzz(name: str, *server: str) -> Outcome:
 def by_unit_tests(name: str) -> Outcome:
     """The first test that fails, beginning with those that are nearest to the fault."""
     started = time.monotonic()
-    nearest = NEAREST.get(FAULTS[name].edits[0].path, UNIT_TESTS[0])
+    nearest = NEAREST.get(FAULTS[name].edits[0].path.partition("/")[0], UNIT_TESTS[0])
     folders = sorted(UNIT_TESTS, key=lambda folder: folder != nearest)
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "tests.faults.plugin", "-k", "not pooled"]
     done = _run([sys.executable, "-m", "pytest", *options, *folders], {"FAULT": name})

@@ -25,8 +25,8 @@ from schemathesis.python import asgi
 from schemathesis.python.asgi import ASGIApp
 from sqlalchemy import URL
 
-from logs import JsonFormatter
 from main import create_app
+from observability.logs import JsonFormatter
 from tests.fuzz import checks
 from tests.fuzz.world import Worker, World
 from tests.stage import ROOT, make_settings

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
+from observability.logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
 from tests.support import SECRET, TASKS, Caller, client_as
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -12,10 +13,10 @@ from sqlalchemy import URL
 from starlette.testclient import TestClient
 
 import problems
-from logs import JsonFormatter
 from main import create_app
+from observability.logs import JsonFormatter
 from tests.conftest import MakeSettings, Route, Serve
-from tests.stage import Sql, libpq
+from tests.stage import ROOT, Sql, libpq
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
 
 
@@ -127,7 +128,7 @@ def broken(make_settings: MakeSettings) -> Iterator[TestClient]:
 def test_an_unforeseen_fault_tells_nothing(broken: TestClient) -> None:
     response = broken.get("/broken", headers={"Origin": "https://app.example.com"})
     problem = assert_problem(response, 500, "internal-error")
-    assert problem["detail"] == "Something went wrong that nobody foresaw."
+    assert problem["detail"] == "Unexpected error. Report it with the request ID."
     assert "leak" not in response.text + str(response.headers)
     assert response.headers["access-control-allow-origin"] == "https://app.example.com"
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -174,11 +175,43 @@ def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
         request_id = broken.get("/broken").headers["x-request-id"]
     line = json.loads(output.getvalue())
     assert line["request_id"] == request_id
-    assert line["message"] == "unforeseen fault"
+    assert line["message"] == "unhandled exception"
     assert "test_problems.py" in line["exception"]
     assert line["exception"].endswith("RuntimeError")
     assert SECRET not in str(line)
     assert "hunter2" not in str(line)
+
+
+def documented_sqlstates() -> Iterator[tuple[str, int]]:
+    """SQLSTATEs and their status, from the table in the specification; 000 completes a class."""
+    section = (ROOT / "specs/api/rest-endpoints.md").read_text().partition("| SQLSTATE |")[2]
+    for states, status in re.findall(
+        r"^\| (.*?) \|.*\| (\d+) \|$", section.partition("\n\n")[0], re.MULTILINE
+    ):
+        for state in re.findall(r"\b(\d[0-9A-Z]{4})\b", states):
+            yield state, int(status)
+        for name in re.findall(r"class (\d\d)", states):
+            yield f"{name}000", int(status)
+
+
+@pytest.mark.spec("problems.sqlstate")
+@pytest.mark.parametrize(
+    ("state", "status"), [*documented_sqlstates(), ("22001", 500), ("23505", 500), ("42601", 500)]
+)
+def test_a_database_error_gets_the_status_of_its_sqlstate(
+    serve: Serve, migrated: URL, state: str, status: int
+) -> None:
+    """PostgreSQL itself raises it, from a trigger."""
+    sql = Sql(migrated)
+    sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{state}'; END $$;"
+        "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fail()"
+    )
+    sql.close()
+    response = client_as(serve(database_url=libpq(migrated)), "somebody").post({"title": "x"})
+    assert_problem(response, status, "unavailable" if status == 503 else "internal-error")
+    assert ("retry-after" in response.headers) == (status == 503)
 
 
 @pytest.mark.spec("problems.privilege")

@@ -103,7 +103,7 @@ def test_lists_in_progress_are_limited_for_each_user(serve: Serve, migrated: URL
     owner.create()
     with ThreadPoolExecutor(22) as threads, locked_table(migrated) as release:
         running = [threads.submit(owner.get) for _ in range(20)]
-        lists = client.app.state.limits.lists  # type: ignore[attr-defined]
+        lists = client.app.state.rate_limits.lists  # type: ignore[attr-defined]
         wait_until(lambda: lists._running["owner"] == 20, "the lists are not in progress")
         refused = owner.get()
         assert_problem(refused, 429, "too-many-requests")

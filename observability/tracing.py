@@ -18,8 +18,9 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 from sqlalchemy.exc import DBAPIError
 
-from lanes import Lane, sqlstate
-from request_context import current_request
+from database.session import sqlstate
+from database.worker import ConnectionWorker
+from observability.request_context import current_request
 
 _WAIT = "wait for a connection"
 _REDACTED = "REDACTED"
@@ -64,20 +65,20 @@ class DatabaseCall:
     work there also delays the event loop, which waits for the GIL.
     """
 
-    __slots__ = ("_began_at", "_lane", "_slot_at", "_summary")
+    __slots__ = ("_began_at", "_slot_at", "_summary", "_worker")
 
     def __init__(self, summary: str) -> None:
         self._summary = summary
-        self._lane: Lane | None = None
+        self._worker: ConnectionWorker | None = None
         self._slot_at = 0
 
     def __enter__(self) -> Self:
         self._began_at = perf_counter_ns()
         return self
 
-    def runs_on(self, lane: Lane) -> None:
-        """There is a free lane, which opens a connection if it has none."""
-        self._lane = lane
+    def runs_on(self, worker: ConnectionWorker) -> None:
+        """A worker is free; it opens a connection if it has none."""
+        self._worker = worker
         self._slot_at = perf_counter_ns()
 
     def __exit__(
@@ -87,7 +88,7 @@ class DatabaseCall:
         if request is None:
             return
         now = perf_counter_ns()
-        connected_at = self._lane.connected_at if self._lane is not None else None
+        connected_at = self._worker.connected_at if self._worker is not None else None
         ready_at = now if connected_at is None else max(self._slot_at, connected_at)
         request.wait += (ready_at - self._began_at) / 1e9
         request.database += (now - ready_at) / 1e9

@@ -4,7 +4,6 @@ Bodies, problems, headers and links. `specs/openapi.json` is the committed
 result; `make openapi` writes it.
 """
 
-from operator import attrgetter
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,8 +13,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import problems
-from models import TaskCreate, TaskReplace, TaskUpdate
 from problems import Problem, ProblemType
+from schemas import TaskCreate, TaskReplace, TaskUpdate
 
 VERSION = "0.1.0"
 
@@ -81,7 +80,7 @@ _HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {
     503: ("Retry-After",),
 }
 
-_OF_EVERY_TASK_OPERATION = (
+COMMON_PROBLEMS = (
     problems.UNAUTHORIZED,
     problems.INSUFFICIENT_SCOPE,
     problems.INVALID_REQUEST,
@@ -89,13 +88,13 @@ _OF_EVERY_TASK_OPERATION = (
     problems.INTERNAL_ERROR,
     problems.UNAVAILABLE,
 )
-OF_A_BODY = (
+BODY_PROBLEMS = (
     problems.MALFORMED_BODY,
     problems.REQUEST_TIMEOUT,
     problems.BODY_TOO_LARGE,
     problems.UNSUPPORTED_MEDIA_TYPE,
 )
-OF_AN_ID = (problems.NOT_FOUND,)
+ID_PROBLEMS = (problems.NOT_FOUND,)
 
 
 def problem(kind: ProblemType) -> Json:
@@ -119,12 +118,9 @@ def problem(kind: ProblemType) -> Json:
     }
 
 
-def task_problems(*kinds: ProblemType) -> dict[int | str, Json]:
-    """What an operation on tasks answers besides success: these, and what all do."""
-    return {
-        kind.status: problem(kind)
-        for kind in sorted({*kinds, *_OF_EVERY_TASK_OPERATION}, key=attrgetter("status"))
-    }
+def problems_of(*kinds: ProblemType) -> dict[int | str, Json]:
+    """The declarations of responses with these problems."""
+    return {kind.status: problem(kind) for kind in kinds}
 
 
 def headers(*names: str, required: bool = True) -> Json:
@@ -177,7 +173,7 @@ def document(app: FastAPI) -> Json:
     schemas = result["components"]["schemas"] | definitions["$defs"]
     result["components"]["schemas"] = dict(sorted(schemas.items()))
     _declare_bearer(result)
-    _forget_fastapis_422(result)
+    _remove_fastapi_422(result)
     return result
 
 
@@ -194,7 +190,7 @@ def _declare_bearer(result: dict[str, Any]) -> None:
                 operation["security"] = [{"bearer": []}]
 
 
-def _forget_fastapis_422(result: dict[str, Any]) -> None:
+def _remove_fastapi_422(result: dict[str, Any]) -> None:
     """FastAPI declares its own error body for every parameter, even for one that any text fits."""
     for operations in result["paths"].values():
         for operation in operations.values():

@@ -1,7 +1,7 @@
-"""What surrounds every request: its id, its log line, the headers of its answer.
+"""ASGI middleware: request ID, access log, response headers, CORS, and the last resort for errors.
 
-Plain ASGI, outermost first: RequestContext, Cors, Unforeseen. Starlette's
-BaseHTTPMiddleware would cost more than the handlers do.
+Outermost first: RequestContextMiddleware, CorsMiddleware, CatchAllMiddleware. None is
+built on Starlette's BaseHTTPMiddleware, which costs more than the handlers do.
 """
 
 import logging
@@ -14,9 +14,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from observability.request_context import RequestInfo, current, current_request
+from observability.tracing import request_span
 from problems import CORS_REFUSED, ProblemError, internal_error, response
-from request_context import RequestInfo, current_request
-from tracing import request_span
+from web.caching import cache_headers
 
 access = logging.getLogger("access")
 log = logging.getLogger(__name__)
@@ -51,16 +52,14 @@ _SECURITY_HEADERS = [
     ),
 ]
 _NO_CONTENT_SOURCES = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
-_PRIVATE = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
-_NO_STORE = [(b"cache-control", b"no-store")]
 
 
 class PreflightRefused(ProblemError):
     """A browser asked for an origin, method or header that is not allowed."""
 
 
-class RequestContext:
-    """Gives the request its id, and the answer its headers and its log line.
+class RequestContextMiddleware:
+    """Gives the request its ID, the response its headers, and the log its line.
 
     HEAD is answered as GET is, without the body (RFC 9110, section 9.3.2).
     """
@@ -73,15 +72,11 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
         method = scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        request = RequestInfo(request_id, request_span(scope["query_string"]))
+        request = RequestInfo(_request_id(scope), request_span(scope["query_string"]))
         current_request.set(request)
-        caching = _PRIVATE if _is_about_tasks(scope["path"]) else _NO_STORE
         status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
@@ -89,9 +84,9 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers: list[tuple[bytes, bytes]] = list(message["headers"])
-                headers.append((b"x-request-id", request_id.encode()))
+                headers.append((b"x-request-id", request.request_id.encode()))
                 headers += _SECURITY_HEADERS
-                headers += caching
+                headers += cache_headers(scope)
                 # Not on errors: timing would distinguish another user's task from a missing one.
                 if request.wait and status < 400:
                     headers.append((b"server-timing", _server_timing(request)))
@@ -115,19 +110,19 @@ class RequestContext:
                     "route": getattr(route, "path", None),
                     "status": status,
                     "duration_ms": round((time.perf_counter() - started) * 1000, 2),
-                    "user_id": state.get("user_id"),
+                    "user_id": request.user_id,
                 },
             )
 
 
-class Cors(CORSMiddleware):
+class CorsMiddleware(CORSMiddleware):
     """Starlette's, with this service's answers to a preflight: 204, or a problem."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         except PreflightRefused as refused:
-            await response(scope["state"]["request_id"], refused)(scope, receive, send)
+            await response(current().request_id, refused)(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
@@ -137,8 +132,8 @@ class Cors(CORSMiddleware):
         return Response(status_code=204, headers=headers)
 
 
-class Unforeseen:
-    """Turns what no handler expected into a 500 that says nothing of its cause."""
+class CatchAllMiddleware:
+    """Turns an exception without a handler into a 500 that does not reveal its cause."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -157,14 +152,10 @@ class Unforeseen:
         try:
             await self.app(scope, receive, watch)
         except Exception:
-            log.exception("unforeseen fault")
+            log.exception("unhandled exception")
             if started:
                 raise
-            await response(scope["state"]["request_id"], internal_error())(scope, receive, send)
-
-
-def _is_about_tasks(path: str) -> bool:
-    return path == "/api/tasks" or path.startswith("/api/tasks/")
+            await response(current().request_id, internal_error())(scope, receive, send)
 
 
 def _server_timing(request: RequestInfo) -> bytes:

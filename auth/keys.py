@@ -72,7 +72,7 @@ class SharedSecrets:
         """Nothing is open."""
 
 
-class PublishedKeys:
+class JwksKeySource:
     """The key set at a URL (RFC 7517), cached; one fetch at a time, in a thread.
 
     A request waits for a fetch when its key is unknown, or when the keys are old

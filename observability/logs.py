@@ -17,9 +17,9 @@ from typing import TextIO
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
 
-from lanes import sqlstate
-from request_context import current_request
-from tracing import trace_fields
+from database.session import sqlstate
+from observability.request_context import current_request
+from observability.tracing import trace_fields
 
 BATCH_SECONDS = 0.05
 """How long the line of a request may wait for others, to be written together with them."""

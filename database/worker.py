@@ -1,10 +1,8 @@
-"""A thread with a connection: where the statements of a request run, and in which scope.
+"""A worker thread with its own database connection, on which the work of requests runs.
 
-One database round trip per request: psycopg2 speaks the simple query protocol,
-so the scope (role, user, deadline) and the one statement of the work travel in
-one message, which PostgreSQL runs as one transaction and PgBouncer hands to one
-server. Connections are in autocommit, so nothing precedes and nothing follows.
-No SQL about tasks belongs here.
+Each worker keeps its connection and session, finds out when the server has closed the
+connection, and can be interrupted from another thread. What a message contains is the
+business of `session.py`; the pool of workers is in `db.py`.
 """
 
 import asyncio
@@ -12,112 +10,24 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg2
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine.interfaces import DBAPICursor, ExecutionContext
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session
 
-ROLE = "tasks_api"
-"""Under which every request runs: it owns nothing and cannot bypass row security."""
-
-READ_ONLY = "25006"
-
-# TimeZone, because psycopg2 cannot read year 9999 in a zone where it is 10000.
-_SCOPE = (
-    f"SELECT set_config('role', '{ROLE}', true),"
-    " set_config('app.user_id', %(scope_user_id)s, true),"
-    " set_config('statement_timeout', %(scope_timeout)s, true),"
-    " set_config('TimeZone', 'UTC', true);\n"
-)
+from database.session import READ_ONLY, UserSession, driver_connection, sqlstate
 
 T = TypeVar("T")
 
 
-def sqlstate(error: DBAPIError) -> str | None:
-    """PostgreSQL's code for the error, or None when the server did not send one."""
-    code = getattr(error.orig, "pgcode", None)
-    return code if isinstance(code, str) else None
-
-
-def driver_connection(connection: Connection) -> psycopg2.extensions.connection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg2.extensions.connection)
-    return driver
-
-
-class UserSession(Session):
-    """A session whose every statement travels behind the scope of its user, in the same message.
-
-    A statement is executed once at a time: `executemany`, and so a flush that
-    changes several rows alike, is refused with a TypeError.
-    Between requests `user_id` is empty, so row security matches no rows.
-    """
-
-    def __init__(self, connection: Connection, statement_timeout: float) -> None:
-        super().__init__(connection)
-        self.user_id = ""
-        self._timeout = str(round(statement_timeout * 1000))
-        self._dialect = connection.dialect
-        self._driver = driver_connection(connection)
-        event.listen(connection, "before_cursor_execute", self._before_execute, retval=True)
-
-    def fetch(self, sql: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """All rows of one statement in psycopg2's form; raises DBAPIError, as `execute` does.
-
-        Bypasses SQLAlchemy's result layer, which holds the GIL longer than psycopg2
-        itself: about 20 % more GETs per second.
-        """
-        try:
-            with closing(self._driver.cursor()) as cursor:
-                cursor.execute(*self._scoped(sql, parameters))
-                return cursor.fetchall()
-        except psycopg2.Error as error:
-            raise self._wrapped(error) from error
-
-    def forget(self) -> None:
-        """Leave nothing of one user's work for the next one's; `fetch` alone leaves nothing."""
-        self.user_id = ""
-        if self.in_transaction() or self.identity_map:
-            self.close()
-
-    def _scoped(self, sql: str, parameters: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-        scope = {"scope_user_id": self.user_id, "scope_timeout": self._timeout}
-        return _SCOPE + sql, {**parameters, **scope}
-
-    def _before_execute(
-        self,
-        connection: Connection,
-        cursor: DBAPICursor,
-        statement: str,
-        parameters: dict[str, object],
-        context: ExecutionContext | None,
-        executemany: bool,
-    ) -> tuple[str, dict[str, object]]:
-        return self._scoped(statement, parameters)
-
-    def _wrapped(self, error: psycopg2.Error) -> BaseException:
-        lost = self._dialect.is_disconnect(error, self._driver, None)  # type: ignore[arg-type]
-        return DBAPIError.instance(
-            None,
-            None,
-            error,
-            psycopg2.Error,
-            hide_parameters=True,
-            connection_invalidated=lost,
-            dialect=self._dialect,
-        )
-
-
-class Lane:
+class ConnectionWorker:
     """A thread, a connection and a session of its own, for one piece of work after the other.
 
     Keeping the connection saves the checkout and return of a pool (150 µs), and
@@ -144,12 +54,12 @@ class Lane:
         user_id: str,
         work: Callable[[UserSession], T],
         future: asyncio.Future[T],
-        done: Callable[["Lane"], None],
+        done: Callable[["ConnectionWorker"], None],
     ) -> None:
         """Have `work` done in the scope of the user.
 
-        Then, in the loop of the future, calls `done` with this lane, also when
-        nobody waits any more, and puts the outcome into `future`.
+        Then, in the loop of the future, calls `done` with this worker, also when
+        the caller has gone away, and puts the outcome into `future`.
         """
 
         def call() -> None:
@@ -182,14 +92,17 @@ class Lane:
         return not self._thread.is_alive()
 
     def _serve(self) -> None:
-        _thread.lane = self
+        _current.worker = self
         while (call := self._calls.get()) is not None:
             call()
         if self._connection is not None:
             self._drop_connection()
 
     def _finish(
-        self, future: asyncio.Future[T], settle: Callable[[], None], done: Callable[["Lane"], None]
+        self,
+        future: asyncio.Future[T],
+        settle: Callable[[], None],
+        done: Callable[["ConnectionWorker"], None],
     ) -> None:
         done(self)
         if not future.done():
@@ -205,7 +118,7 @@ class Lane:
             self._lost = error.connection_invalidated or sqlstate(error) == READ_ONLY
             raise
         finally:
-            session.forget()
+            session.reset()
 
     def _open_session(self) -> UserSession:
         """On a connection that is alive, as far as can be seen from here."""
@@ -219,7 +132,7 @@ class Lane:
         try:
             connection = self._engine.connect()
         except BaseException:
-            self._interruption.forget()
+            self._interruption.unwatch()
             raise
         self._poll = select.poll()
         self._poll.register(driver_connection(connection).fileno(), select.POLLIN)
@@ -245,7 +158,7 @@ class Lane:
         connection, self._connection = self._connection, None
         self.connected_at = None
         assert connection is not None
-        self._interruption.forget()
+        self._interruption.unwatch()
         connection.invalidate()
         connection.close()
 
@@ -281,7 +194,7 @@ class _Interruption:
             if self._socket is not None:
                 self._shut_down(self._socket)
 
-    def forget(self) -> None:
+    def unwatch(self) -> None:
         with self._lock:
             self._close()
 
@@ -296,14 +209,14 @@ class _Interruption:
             connected.shutdown(socket.SHUT_RDWR)
 
 
-class _Thread(threading.local):
-    lane: Lane | None = None
+class _Current(threading.local):
+    worker: ConnectionWorker | None = None
 
 
-_thread = _Thread()
+_current = _Current()
 
 
 def adopt_connection(driver: psycopg2.extensions.connection, _: object) -> None:
     """Listens to an engine's new connections, before SQLAlchemy sends the first statement on one."""
-    if _thread.lane is not None:
-        _thread.lane.adopt(driver)
+    if _current.worker is not None:
+        _current.worker.adopt(driver)

@@ -6,10 +6,10 @@ from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-import contract
 import problems
+from web import openapi
 
-router = APIRouter(generate_unique_id_function=contract.operation_id)
+router = APIRouter(generate_unique_id_function=openapi.operation_id)
 
 # Swagger UI comes from its CDN and starts itself with an inline script.
 _DOCS_CSP = (
@@ -30,9 +30,9 @@ _NAME = Path(
     tags=["problems"],
     response_class=PlainTextResponse,
     responses={
-        200: {"description": "The explanation.", "headers": contract.headers("X-Request-ID")},
-        404: contract.problem(problems.NOT_FOUND),
-        500: contract.problem(problems.INTERNAL_ERROR),
+        200: {"description": "The explanation.", "headers": openapi.headers("X-Request-ID")},
+        404: openapi.problem(problems.NOT_FOUND),
+        500: openapi.problem(problems.INTERNAL_ERROR),
     },
 )
 async def explain_problem(name: Annotated[str, _NAME]) -> PlainTextResponse:
@@ -44,7 +44,7 @@ async def explain_problem(name: Annotated[str, _NAME]) -> PlainTextResponse:
 
 
 @router.get("/openapi.json", include_in_schema=False)
-async def openapi(request: Request) -> Response:
+async def document(request: Request) -> Response:
     app: FastAPI = request.app
     return JSONResponse(app.openapi())
 

@@ -18,10 +18,10 @@ from limits import RateLimitItem, WindowStats
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
+from observability import request_context
 from problems import TOO_MANY_REQUESTS, ProblemError
-from request_context import current_request
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -83,8 +83,6 @@ class ConcurrencyLimit:
 
     def enter(self, key: str) -> None:
         """Count a request until it ends; raises a 429 problem when there are too many."""
-        request = current_request.get()
-        assert request is not None
         if self._running[key] >= self._most:
             raise ProblemError(
                 TOO_MANY_REQUESTS,
@@ -96,7 +94,7 @@ class ConcurrencyLimit:
                 },
             )
         self._running[key] += 1
-        request.at_end.append(partial(self._leave, key))
+        request_context.current().at_end.append(partial(self._leave, key))
 
     def _leave(self, key: str) -> None:
         self._running[key] -= 1
@@ -227,6 +225,12 @@ class RateLimits:
             if len(forwarded) >= self._hops:
                 return _network(forwarded[-self._hops]) or _network(peer) or peer
         return _network(peer) or peer
+
+
+async def get_rate_limits(request: Request) -> RateLimits:
+    """For `Depends`; async, because FastAPI would run a plain function in a thread."""
+    limits: RateLimits = request.app.state.rate_limits
+    return limits
 
 
 def _forwarded_for(values: Sequence[str]) -> list[str]:

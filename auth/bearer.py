@@ -1,0 +1,72 @@
+"""From the Authorization header to the user: `get_current_user`.
+
+Every operation on tasks depends on it. What makes a token valid is in `tokens.py`.
+"""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from auth.keys import KeysUnavailable
+from auth.rate_limits import RateLimits
+from auth.tokens import TokenRefused, TokenVerifier
+from observability import request_context
+from problems import INSUFFICIENT_SCOPE, UNAUTHORIZED, ProblemError, unavailable
+
+READ, WRITE = "tasks:read", "tasks:write"
+
+
+async def get_current_user(request: Request) -> str:
+    """The ID of the user whose bearer token the request carries.
+
+    Raises a problem: 401 for a token that is missing or refused, 403 for one without the
+    scope that the method needs, 429 above a rate limit, 503 when the keys are unavailable.
+    """
+    verifier: TokenVerifier = request.app.state.token_verifier
+    limits: RateLimits = request.app.state.rate_limits
+    try:
+        user = await verifier.verify(_token(request))
+    except TokenRefused as refusal:
+        await limits.failures.hit(limits.address(request))
+        raise _unauthorized(refusal.reason) from None
+    except KeysUnavailable:
+        raise unavailable("The keys that verify tokens cannot be reached.") from None
+    request_context.current().user_id = user.id
+    await limits.requests.hit(user.id)
+    needed = READ if request.method == "GET" else WRITE
+    if user.scopes is not None and needed not in user.scopes:
+        raise _insufficient(needed)
+    return user.id
+
+
+CurrentUser = Annotated[str, Depends(get_current_user)]
+"""For the parameter `user_id` of every operation."""
+
+
+def _token(request: Request) -> str:
+    authorization = request.headers.getlist("authorization")
+    if len(authorization) > 1:
+        raise TokenRefused("There is more than one Authorization header")
+    scheme, _, token = (authorization[0] if authorization else "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise TokenRefused(None)
+    return token.strip()
+
+
+def _unauthorized(reason: str | None) -> ProblemError:
+    """A request without credentials gets no error code (RFC 6750, section 3)."""
+    if reason is None:
+        return ProblemError(
+            UNAUTHORIZED, "The request has no bearer token.", headers={"WWW-Authenticate": "Bearer"}
+        )
+    challenge = f'Bearer error="invalid_token", error_description="{reason}"'
+    return ProblemError(UNAUTHORIZED, f"{reason}.", headers={"WWW-Authenticate": challenge})
+
+
+def _insufficient(scope: str) -> ProblemError:
+    challenge = (
+        f'Bearer error="insufficient_scope", error_description="The token lacks a scope", scope="{scope}"'
+    )
+    return ProblemError(
+        INSUFFICIENT_SCOPE, f"This needs the scope {scope}.", headers={"WWW-Authenticate": challenge}
+    )

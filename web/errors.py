@@ -1,0 +1,128 @@
+"""Exception handlers: every exception, and every SQLSTATE, becomes a problem here.
+
+Exceptions without a handler are left to `middleware.CatchAllMiddleware`.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
+
+import problems
+from database.session import READ_ONLY, sqlstate
+from db import NOT_MIGRATED, DatabaseTimeout, NotReady, PoolExhausted
+from observability import logs, request_context
+from problems import ProblemError, ProblemItem
+from services.tasks import TaskNotFound
+
+log = logging.getLogger(__name__)
+
+UNAVAILABLE_SQLSTATES = (
+    "08",  # connection exception
+    "28",  # invalid authorization
+    "53",  # insufficient resources
+    "57",  # operator intervention; 57014 is the statement's deadline
+    "58",  # system error
+    "3D000",  # no such database
+    "40001",  # serialization failure
+    "40P01",  # deadlock
+    "55P03",  # lock not available
+    READ_ONLY,
+    *sorted(NOT_MIGRATED),
+)
+"""SQLSTATEs and classes of them that may pass: 503. All others are 500.
+
+The table is in specs/api/rest-endpoints.md, section 5.
+"""
+
+ToProblem = Callable[[Request, Any], ProblemError]
+
+
+def install(app: FastAPI) -> None:
+    for kind, to_problem in _PROBLEMS.items():
+        app.add_exception_handler(kind, _handler(to_problem))
+
+
+def _handler(to_problem: ToProblem) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handle(request: Request, error: Exception) -> Response:
+        return problems.response(request_context.current().request_id, to_problem(request, error))
+
+    return handle
+
+
+def _invalid_parameters(_: Request, error: RequestValidationError) -> ProblemError:
+    """Of the path or the query: bodies are validated by `json_bodies`, not by FastAPI."""
+    items = [ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][1])) for each in error.errors()]
+    return ProblemError(problems.INVALID_REQUEST, "A parameter is not valid; see errors.", errors=items)
+
+
+def _http(request: Request, error: HTTPException) -> ProblemError:
+    """404 and 405 of the router, and any status that a route raises as an HTTPException."""
+    if error.status_code == 405:
+        allow = ", ".join(sorted(_methods(request) or {"GET", "HEAD"}))
+        return ProblemError(problems.METHOD_NOT_ALLOWED, "See the Allow header.", headers={"Allow": allow})
+    if error.status_code == 404:
+        return ProblemError(problems.NOT_FOUND, "There is nothing at this path.")
+    return ProblemError(problems.of_status(error.status_code), str(error.detail), headers=error.headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """All methods of the path. A route knows only its own; the OpenAPI document knows them all.
+
+    Empty for paths that are not in the document, which are read-only.
+    """
+    app: FastAPI = request.app
+    found = {
+        method.upper()
+        for path, item in app.openapi()["paths"].items()
+        if _pattern(path).fullmatch(request.url.path)
+        for method in item
+    }
+    return found | {"HEAD"} if "GET" in found else found
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return compile_path(path)[0]
+
+
+def _body_did_not_arrive(_: Request, __: ClientDisconnect) -> ProblemError:
+    """The body took longer than `web.connections.BODY_SECONDS`, or the client has disconnected."""
+    return ProblemError(problems.REQUEST_TIMEOUT, "The body did not arrive in time.")
+
+
+def _database(_: Request, error: DBAPIError) -> ProblemError:
+    if is_unavailable(error):
+        log.warning("database unavailable: %s", logs.name(error))
+        return problems.unavailable("The database cannot serve this request now.")
+    log.error("database error", exc_info=error)
+    return problems.internal_error()
+
+
+def is_unavailable(error: DBAPIError) -> bool:
+    """Whether the cause may pass, so that the client should try again."""
+    state = sqlstate(error)
+    if state is None:
+        return isinstance(error, OperationalError | InterfaceError)
+    return state.startswith(UNAVAILABLE_SQLSTATES)
+
+
+_PROBLEMS: dict[type[Exception], ToProblem] = {
+    ProblemError: lambda _, error: error,
+    TaskNotFound: lambda *_: ProblemError(problems.NOT_FOUND, "You have no such task."),
+    RequestValidationError: _invalid_parameters,
+    HTTPException: _http,
+    ClientDisconnect: _body_did_not_arrive,
+    NotReady: lambda _, error: problems.unavailable(str(error)),
+    PoolExhausted: lambda *_: problems.unavailable("All database connections are busy."),
+    DatabaseTimeout: lambda *_: problems.unavailable("The database did not answer in time."),
+    DBAPIError: _database,
+}

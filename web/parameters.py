@@ -1,0 +1,76 @@
+"""Path and query parameters, validated as strictly as bodies."""
+
+import re
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import FastAPI, Path, Request
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from problems import INVALID_REQUEST, ProblemError, ProblemItem
+from schemas import TaskFilter
+
+DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+async def check_query_names(request: Request) -> None:
+    """Refuse a query parameter that the operation does not declare, or that is given twice.
+
+    A dependency for a whole router; its operations have to be in the OpenAPI document.
+    """
+    if not request.scope["query_string"]:
+        return
+    declared = _declared(request)
+    given = [name for name, _ in request.query_params.multi_items()]
+    items = []
+    if not set(given) <= set(declared):
+        known = f"known are: {', '.join(declared)}" if declared else "this operation takes none"
+        items.append(ProblemItem(detail=f"There is an unknown query parameter; {known}.", parameter=""))
+    items += [
+        ProblemItem(detail="The parameter is given more than once.", parameter=name)
+        for name in declared
+        if given.count(name) > 1
+    ]
+    if items:
+        raise ProblemError(INVALID_REQUEST, "The query is not valid; see errors.", errors=items)
+
+
+def _declared(request: Request) -> list[str]:
+    app: FastAPI = request.app
+    operation = app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    return [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+
+
+def _whole_number(value: object) -> object:
+    if not isinstance(value, str) or not _WHOLE_NUMBER.fullmatch(value):
+        raise PydanticCustomError("whole_number", "Input should be a whole number")
+    return int(value)
+
+
+def _canonical(value: object) -> object:
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise PydanticCustomError("uuid", "Input should be a UUID in its canonical form")
+    return UUID(value)
+
+
+TaskId = Annotated[UUID, BeforeValidator(_canonical), Path(description="The task's ID.")]
+
+
+class TaskQuery(TaskFilter):
+    """The query parameters of the list: which tasks, and which page of them."""
+
+    limit: Annotated[
+        int,
+        Field(ge=1, le=MAXIMUM_LIMIT, description="Maximum number of tasks on a page."),
+        BeforeValidator(_whole_number),
+    ] = DEFAULT_LIMIT
+    # The schema says what an optional parameter is when it is there: a query has no null.
+    cursor: Annotated[
+        str | None,
+        WithJsonSchema({"type": "string"}),
+        Field(description="Where the page begins; taken from the `next` link."),
+    ] = None
