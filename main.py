@@ -17,14 +17,8 @@ from observability import logs
 from routes import docs, health, tasks
 from settings import Settings
 from web import errors, openapi
-from web.middleware import (
-    ALLOWED_HEADERS,
-    ALLOWED_METHODS,
-    EXPOSED_HEADERS,
-    CatchAllMiddleware,
-    CorsMiddleware,
-    RequestContextMiddleware,
-)
+from web.cors import PreflightMiddleware
+from web.middleware import RequestContextMiddleware
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -52,16 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.openapi = cache(lambda: openapi.document(app))  # type: ignore[method-assign]
     # The last middleware added is the outermost.
-    app.add_middleware(CatchAllMiddleware)
-    app.add_middleware(
-        CorsMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_credentials=True,
-        allow_methods=ALLOWED_METHODS,
-        allow_headers=ALLOWED_HEADERS,
-        expose_headers=EXPOSED_HEADERS,
-    )
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(PreflightMiddleware, origins=settings.cors_origins)
+    app.add_middleware(RequestContextMiddleware, cors_origins=settings.cors_origins)
     errors.install(app)
     return app
 

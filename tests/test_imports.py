@@ -16,9 +16,9 @@ LAYERS = (
     "database",
     "observability",
     "db",
+    "auth",
     "services",
     "web",
-    "auth",
     "routes",
     "main",
 )

@@ -1,6 +1,6 @@
 """Exception handlers: every exception, and every SQLSTATE, becomes a problem here.
 
-Exceptions without a handler are left to `middleware.CatchAllMiddleware`.
+Exceptions without a handler are left to `middleware.RequestContextMiddleware`.
 """
 
 import logging

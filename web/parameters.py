@@ -8,6 +8,7 @@ from fastapi import FastAPI, Path, Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from auth.bearer import get_current_user
 from problems import INVALID_REQUEST, ProblemError, ProblemItem
 from schemas import TaskFilter
 
@@ -20,7 +21,9 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 async def check_query_names(request: Request) -> None:
     """Refuse a query parameter that the operation does not declare, or that is given twice.
 
-    A dependency for a whole router; its operations have to be in the OpenAPI document.
+    A dependency for a whole router whose operations are in the OpenAPI document. FastAPI
+    solves it before those of the operation, so it authenticates the caller itself before it
+    refuses: a request without a valid token gets 401, whatever its query.
     """
     if not request.scope["query_string"]:
         return
@@ -36,6 +39,7 @@ async def check_query_names(request: Request) -> None:
         if given.count(name) > 1
     ]
     if items:
+        await get_current_user(request)
         raise ProblemError(INVALID_REQUEST, "The query is not valid; see errors.", errors=items)
 
 
