@@ -4,13 +4,14 @@ Windows are fixed. They are counted in this process, or by the `limits` package 
 a Redis that all processes share.
 """
 
+import hashlib
 import ipaddress
 import logging
 import math
 import time
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -33,8 +34,11 @@ REDIS_SECONDS = 0.25
 PAUSE_SECONDS = 5.0
 """How long it then goes on by itself before it asks Redis again."""
 
-SWEEP_SECONDS = 10.0
-"""How often windows that have ended are thrown away."""
+MAX_WINDOWS = 32_768
+"""How many windows the process keeps for each limit: 9 MB for addresses."""
+
+LONG_KEY = 40
+"""Keys of this many characters or more are stored as SHA-256 in hex, which no shorter key equals."""
 
 LISTS_IN_PROGRESS = 20
 """Of one user in one process; a browser has 6 connections to an origin over HTTP/1.1."""
@@ -105,46 +109,77 @@ class ConcurrencyLimit:
 class Windows(Protocol):
     """What `limits` calls a strategy, as far as it is used here."""
 
-    async def hit(self, item: RateLimitItem, /, *identifiers: str) -> bool: ...
+    async def hit(self, item: RateLimitItem, name: str, key: str, /) -> bool: ...
 
-    async def get_window_stats(self, item: RateLimitItem, /, *identifiers: str) -> WindowStats: ...
+    async def get_window_stats(self, item: RateLimitItem, name: str, key: str, /) -> WindowStats: ...
 
 
-@dataclass(slots=True)
-class Window:
-    ends_at: float
-    hits: int = 0
+class FixedWindows:
+    """The windows of one limit, in a ring buffer of `size` slots.
+
+    A new window overwrites the oldest one, whether or not that has ended, so memory is
+    bounded and nothing ever has to be swept. Slots are parallel arrays rather than
+    objects, which the garbage collector would visit.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._slots: dict[str, int] = {}
+        self._keys = [""] * size
+        self._ends = array("d", [0.0]) * size
+        self._hits = array("Q", [0]) * size
+        self._next = 0
+
+    def hit(self, key: str, seconds: int) -> int:
+        """Count one hit of `key`, and return how many its window has. Windows last `seconds`."""
+        now = time.time()
+        slot = self._slots.get(key)
+        if slot is None or self._ends[slot] <= now:
+            slot = self._begin(key, now + seconds)
+        self._hits[slot] = hits = self._hits[slot] + 1
+        return hits
+
+    def window(self, key: str) -> tuple[float, int]:
+        """When the window of `key` ends, and its hits; for an unknown key it ends now."""
+        slot = self._slots.get(key)
+        return (time.time(), 0) if slot is None else (self._ends[slot], self._hits[slot])
+
+    def _begin(self, key: str, ends_at: float) -> int:
+        slot = self._next
+        self._next = (slot + 1) % len(self._keys)
+        replaced = self._keys[slot]
+        if self._slots.get(replaced) == slot:  # Otherwise it has a newer window in another slot.
+            del self._slots[replaced]
+        self._slots[key] = slot
+        self._keys[slot] = key
+        self._ends[slot] = ends_at
+        self._hits[slot] = 0
+        return slot
 
 
 class LocalWindows:
-    """Fixed windows in this process.
+    """Fixed windows in this process; a table for each limit, so that none displaces another.
 
-    The storage that `limits` has for it looks at every key at each hit: 150 µs for
-    1,000 users of the last minute. Here a window that begins looks, at most every
-    SWEEP_SECONDS.
+    The memory storage of `limits` is unbounded, and visits every key at each hit: 150 µs
+    for 1,000 users of the last minute.
     """
 
-    def __init__(self) -> None:
-        self.windows: dict[tuple[str, ...], Window] = {}
-        self._sweep_at = 0.0
+    def __init__(self, size: int = MAX_WINDOWS) -> None:
+        self._limits = defaultdict[str, FixedWindows](partial(FixedWindows, size))
 
-    async def hit(self, item: RateLimitItem, /, *identifiers: str) -> bool:
-        now = time.time()
-        window = self.windows.get(identifiers)
-        if window is None or window.ends_at <= now:
-            self._sweep(now)
-            window = self.windows[identifiers] = Window(now + item.get_expiry())
-        window.hits += 1
-        return window.hits <= item.amount
+    async def hit(self, item: RateLimitItem, name: str, key: str, /) -> bool:
+        if len(key) >= LONG_KEY:
+            key = _digest(key)
+        return self._limits[name].hit(key, item.get_expiry()) <= item.amount
 
-    async def get_window_stats(self, item: RateLimitItem, /, *identifiers: str) -> WindowStats:
-        window = self.windows.get(identifiers, Window(time.time()))
-        return WindowStats(window.ends_at, max(0, item.amount - window.hits))
+    async def get_window_stats(self, item: RateLimitItem, name: str, key: str, /) -> WindowStats:
+        if len(key) >= LONG_KEY:
+            key = _digest(key)
+        ends_at, hits = self._limits[name].window(key)
+        return WindowStats(ends_at, max(0, item.amount - hits))
 
-    def _sweep(self, now: float) -> None:
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            self.windows = {key: window for key, window in self.windows.items() if window.ends_at > now}
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class Counters:
@@ -162,13 +197,13 @@ class Counters:
         if self._redis is not None:
             await self._redis.aclose()
 
-    async def hit(self, rate: RateLimitItem, *key: str) -> bool:
+    async def hit(self, rate: RateLimitItem, name: str, key: str) -> bool:
         """Whether this hit is within the rate."""
-        return await self._ask(lambda windows: windows.hit(rate, *key))
+        return await self._ask(lambda windows: windows.hit(rate, name, key))
 
-    async def reset_after(self, rate: RateLimitItem, *key: str) -> int:
+    async def reset_after(self, rate: RateLimitItem, name: str, key: str) -> int:
         """Whole seconds until the window ends, at least 1."""
-        stats = await self._ask(lambda windows: windows.get_window_stats(rate, *key))
+        stats = await self._ask(lambda windows: windows.get_window_stats(rate, name, key))
         return max(1, math.ceil(stats.reset_time - time.time()))
 
     async def _ask(self, question: Callable[[Windows], Awaitable[T]]) -> T:

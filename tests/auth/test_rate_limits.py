@@ -4,22 +4,30 @@ import asyncio
 import re
 import socket
 import subprocess
+import sys
 import time
+import tracemalloc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import pytest
 from httpx2 import Response
 from limits import parse
 
 from auth import rate_limits
-from auth.rate_limits import LocalWindows
+from auth.rate_limits import MAX_WINDOWS, LocalWindows
 from tests.conftest import Serve
 from tests.factories import new_task
 from tests.stage import require
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, wait_until
 from tools.postgres import free_port
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 
 def assert_limited(response: Response, name: str, quantity: int, window: int) -> None:
@@ -69,13 +77,14 @@ def test_a_rate_may_be_for_several_windows(serve: Serve) -> None:
 
 
 @pytest.mark.spec("limits.storage")
-def test_windows_that_have_ended_are_counted_anew_and_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_that_has_ended_is_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     rate, now = parse("2/minute"), 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
 
     async def scenario() -> None:
         nonlocal now
         windows = LocalWindows()
+        assert await windows.get_window_stats(rate, "requests", "ann") == (1_000.0, 2)
         assert [await windows.hit(rate, "requests", "ann") for _ in range(3)] == [True, True, False]
         assert await windows.hit(rate, "requests", "bob")
         assert await windows.get_window_stats(rate, "requests", "ann") == (1_060.0, 0)
@@ -86,9 +95,127 @@ def test_windows_that_have_ended_are_counted_anew_and_thrown_away(monkeypatch: p
         assert not await windows.hit(rate, "requests", "ann")
         now += 0.1
         assert await windows.hit(rate, "requests", "ann")
-        assert windows.windows.keys() == {("requests", "ann"), ("requests", "cat")}
+        assert await windows.get_window_stats(rate, "requests", "ann") == (1_120.0, 1)
+        assert await windows.get_window_stats(rate, "requests", "cat") == (1_090.0, 1)
 
     asyncio.run(scenario())
+
+
+ONCE = parse("1/minute")
+
+
+def first_hits(windows: LocalWindows, keys: Iterator[str], name: str = "requests") -> list[bool]:
+    """One hit of each key, and whether it was within the rate of one a minute."""
+
+    async def scenario() -> list[bool]:
+        return [await windows.hit(ONCE, name, key) for key in keys]
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.spec("limits.memory")
+def test_a_flood_of_newcomers_replaces_the_oldest_window_and_locks_nobody_out() -> None:
+    windows = LocalWindows(size=100)
+    assert first_hits(windows, iter(["flooder"] * 2)) == [True, False]
+    assert all(first_hits(windows, (f"newcomer-{number}" for number in range(99))))
+    assert first_hits(windows, iter(["flooder", "newcomer-0"])) == [False, False]
+    assert first_hits(windows, iter(["newcomer-99", "flooder", "newcomer-98"])) == [True, True, False]
+
+
+@pytest.mark.spec("limits.memory")
+def test_a_window_that_began_anew_is_as_young_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    windows = LocalWindows(size=2)
+    assert first_hits(windows, iter(["ann"])) == [True]
+    now += 60
+    assert first_hits(windows, iter(["ann", "bob", "ann", "cat"])) == [True, True, False, True]
+    assert first_hits(windows, iter(["bob", "ann"])) == [False, True]
+
+
+@pytest.mark.spec("limits.memory")
+def test_refusals_displace_no_users_window() -> None:
+    windows = LocalWindows(size=10)
+    assert first_hits(windows, iter(["ann"])) == [True]
+    assert all(first_hits(windows, (f"address-{number}" for number in range(1_000)), "auth-failures"))
+    assert first_hits(windows, iter(["ann"])) == [False]
+
+
+@pytest.mark.spec("limits.memory")
+def test_long_ids_that_differ_in_their_last_character_are_counted_apart() -> None:
+    windows, long = LocalWindows(), "\N{GRINNING FACE}" * 254
+    assert first_hits(windows, iter([f"{long}a", f"{long}b", f"{long}a", long])) == [True, True, False, True]
+
+
+def networks() -> Iterator[str]:
+    """The /64 networks of an IPv6 /32, of which there are 2**32."""
+    return (f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::/64" for number in count())
+
+
+@pytest.mark.spec("limits.memory")
+@pytest.mark.parametrize(
+    ("keys", "hits", "megabytes"),
+    [
+        (networks(), 1_000_000, 10),
+        (("\N{GRINNING FACE}" * 31 + f"{number:08}" for number in count()), 100_000, 16),
+        (("\N{GRINNING FACE}" * 247 + f"{number:08}" for number in count()), 100_000, 16),
+    ],
+    ids=["networks", "the largest IDs that are stored as they are", "the largest IDs"],
+)
+def test_any_number_of_clients_takes_so_much_memory(keys: Iterator[str], hits: int, megabytes: int) -> None:
+    async def scenario() -> None:
+        windows = LocalWindows()
+        for _ in range(hits):
+            assert await windows.hit(ONCE, "auth-failures", next(keys))
+
+    tracemalloc.start()
+    try:
+        asyncio.run(scenario())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= megabytes * 1_000_000
+
+
+def steps(action: Callable[[], object]) -> int:
+    """How many bytecode instructions of Python it runs."""
+    counted = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> "TraceFunction":
+        nonlocal counted
+        frame.f_trace_opcodes = True
+        counted += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return counted
+
+
+@pytest.mark.spec("limits.memory")
+def test_a_hit_visits_no_other_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when all windows have ended, and there would be most to throw away."""
+    now = 1_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    def most_steps(size: int) -> int:
+        nonlocal now
+        windows, keys = LocalWindows(size), networks()
+        first_hits(windows, (next(keys) for _ in range(2 * size)))
+
+        def hit() -> None:
+            with pytest.raises(StopIteration):
+                windows.hit(ONCE, "requests", next(keys)).send(None)
+
+        full = max(steps(hit) for _ in range(10))
+        now += 3600
+        return max(full, *(steps(hit) for _ in range(10)))
+
+    assert 0 < most_steps(MAX_WINDOWS) <= 2 * most_steps(4)
 
 
 @pytest.mark.spec("limits.failures", "limits.headers")
