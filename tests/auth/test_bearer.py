@@ -11,7 +11,6 @@ from tests.support import TASKS, Caller, assert_problem, assert_refused
 
 MALFORMED = "The token is malformed"
 
-NONE = "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f"
 EVERY_OPERATION = [
     ("GET", TASKS),
     ("POST", TASKS),

@@ -20,7 +20,6 @@ from tests.conftest import Serve
 from tests.support import SECRET, TASKS, Caller, assert_refused
 from tools.tokens import mint
 
-MALFORMED = "The token is malformed"
 BAD_SIGNATURE = "The signature does not verify"
 LACKING = "A required claim is missing"
 SUBJECT = "The subject is not acceptable"

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -276,9 +276,3 @@ class Web(Program):
         with suppress(httpx2.TransportError):
             return client.get("/health/ready").status_code == 200
         return False
-
-    def log_tail(self) -> Iterator[str]:
-        """Lines of the log that report an unexpected error."""
-        for line in self.output.read_text(errors="replace").splitlines():
-            if '"level": "ERROR"' in line or "Traceback" in line:
-                yield line

@@ -26,7 +26,6 @@ class Exchange:
     """A request that was written in full; without a status it got no answer, or only a part of one."""
 
     written_at: float
-    ended_at: float
     status: int | None
     task: str | None = None
 
@@ -76,7 +75,7 @@ class Client:
         except (OSError, http.client.HTTPException):
             self._connection.close()
         self.waiting = False
-        self.exchanges.append(Exchange(written_at, time.monotonic(), status, task))
+        self.exchanges.append(Exchange(written_at, status, task))
         if not self._keep:
             self._connection.close()
 
