@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from observability.logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
+from observability.request_context import RequestInfo, current_request
 from tests.support import SECRET, TASKS, Caller, client_as
 
 
@@ -87,6 +88,25 @@ def test_lines_of_a_loop_are_written_together(output: Output) -> None:
         assert output.writes == ["one\ntwo\n", "three\n"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.spec("process.logs")
+def test_lines_written_together_keep_their_own_request_ids(output: Output) -> None:
+    log.handlers[0].setFormatter(JsonFormatter())
+
+    async def request(name: str) -> None:
+        current_request.set(RequestInfo(name))
+        log.info("done")
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name in ("first", "second", "third"):
+                tasks.create_task(request(name))
+        await asyncio.wait_for(output.written.wait(), 10)
+
+    asyncio.run(scenario())
+    [lines] = output.writes
+    assert [json.loads(line)["request_id"] for line in lines.splitlines()] == ["first", "second", "third"]
 
 
 @pytest.mark.spec("process.logs.prompt")
