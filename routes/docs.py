@@ -3,21 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 
 import problems
-from web import openapi
+from web import docs_page, openapi
 
 router = APIRouter(generate_unique_id_function=openapi.operation_id)
-
-# Swagger UI comes from its CDN and starts itself with an inline script.
-_DOCS_CSP = (
-    "default-src 'none'; frame-ancestors 'none'; connect-src 'self'; "
-    "img-src data: https://fastapi.tiangolo.com; "
-    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
-    "style-src 'unsafe-inline' https://cdn.jsdelivr.net"
-)
 
 # The names are in the contract, but an unknown one is no path at all: 404, not 422.
 _NAME = Path(
@@ -51,6 +42,14 @@ async def document(request: Request) -> Response:
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
-    page = get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
-    page.headers["Content-Security-Policy"] = _DOCS_CSP
-    return page
+    page = docs_page.page(request.app.title)
+    return HTMLResponse(page, headers={"Content-Security-Policy": docs_page.CSP})
+
+
+@router.get(f"{docs_page.PREFIX}/{{digest}}/{{name}}", include_in_schema=False)
+async def docs_asset(digest: str, name: str) -> StreamingResponse:
+    asset = docs_page.assets().get(f"{docs_page.PREFIX}/{digest}/{name}")
+    if asset is None:
+        raise problems.ProblemError(problems.NOT_FOUND, "There is no asset of this name.")
+    headers = {"Content-Length": str(len(asset.content)), "Cache-Control": docs_page.CACHE_CONTROL}
+    return StreamingResponse(asset.pieces(), media_type=asset.media_type, headers=headers)

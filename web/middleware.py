@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
-_CSP = b"content-security-policy"
-
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
 _COMMON_HEADERS = [
     (b"vary", b"Origin"),
@@ -36,7 +34,7 @@ _COMMON_HEADERS = [
         b"accelerometer=(), camera=(), geolocation=(), gyroscope=(), microphone=(), payment=(), usb=()",
     ),
 ]
-_NO_CONTENT_SOURCES = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
+_NO_CONTENT_SOURCES = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
 class RequestContextMiddleware:
@@ -95,14 +93,16 @@ class RequestContextMiddleware:
 
     def _headers(self, scope: Scope, request: RequestInfo, message: Message) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = list(message["headers"])
+        own = [name for name, _ in headers]
         headers.append((b"x-request-id", request.request_id.encode()))
         headers += _COMMON_HEADERS
-        headers += cache_headers(scope)
+        if b"cache-control" not in own:
+            headers += cache_headers(scope)
         headers += self._cors_headers.get(_header(scope, b"origin"), ())
         # Not on errors: timing would distinguish another user's task from a missing one.
         if request.wait and message["status"] < 400:
             headers.append((b"server-timing", _server_timing(request)))
-        if all(name != _CSP for name, _ in headers):
+        if b"content-security-policy" not in own:
             headers.append(_NO_CONTENT_SOURCES)
         return headers
 

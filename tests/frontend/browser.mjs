@@ -9,21 +9,10 @@
 
 import { createInterface } from "node:readline";
 
-import { chromium } from "playwright-core";
+import { launch } from "./launch.mjs";
 
-// Nothing but what the page asks for: without these, Chromium calls its maker.
-const QUIET = [
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-gpu",
-  "--disable-quic",
-  "--disable-sync",
-  "--no-first-run",
-];
-
-// As root, as in most containers, Chromium's own sandbox cannot be used.
 const [executablePath] = process.argv.slice(2);
-const browser = await chromium.launch({ executablePath, args: QUIET, chromiumSandbox: false });
+const browser = await launch(executablePath);
 const pages = [];
 
 async function obey({ open, page, act, parameters }) {
