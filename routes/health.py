@@ -20,6 +20,7 @@ class Health(BaseModel):
     "/live",
     responses={
         200: openapi.success("It runs.", example={"status": "live"}),
+        431: openapi.HEADERS_TOO_LARGE,
         500: openapi.problem(problems.INTERNAL_ERROR),
         503: openapi.problem(problems.UNAVAILABLE),
     },
@@ -38,6 +39,7 @@ async def live(database: Annotated[Database, Depends(get_database)]) -> Health:
     "/ready",
     responses={
         200: openapi.success("It can serve.", example={"status": "ready"}),
+        431: openapi.HEADERS_TOO_LARGE,
         500: openapi.problem(problems.INTERNAL_ERROR),
         503: openapi.problem(problems.UNAVAILABLE),
     },

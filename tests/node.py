@@ -2,6 +2,8 @@
 
 import fcntl
 import hashlib
+import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +21,25 @@ PATIENCE = 10
 
 def installed(folder: Path) -> Path:
     """The folder, with the packages of its lock file: npm runs once for each state of the file."""
-    require("node", "nodejs")
+    _require_version(json.loads((folder / "package.json").read_text())["engines"]["node"])
     fault = _install(require("npm"), folder)
     if fault:
         pytest.fail(f"npm ci in {folder} failed: {fault}", pytrace=False)
     return folder
+
+
+def _require_version(engines: str) -> None:
+    """Skip the test unless Node is at least the version of an `engines` such as `>=22.18`."""
+    wanted = [int(number) for number in engines.removeprefix(">=").split(".")]
+    found = _version(require("node", "nodejs"))
+    if found < wanted:
+        pytest.skip(f"needs Node {engines}, and not {'.'.join(map(str, found))}")
+
+
+@cache
+def _version(program: str) -> list[int]:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return [int(number) for number in said.strip().removeprefix("v").split(".")]
 
 
 @cache
@@ -67,6 +83,22 @@ def _npm_ci(npm: str, folder: Path) -> str:
     lines = (line.removeprefix("npm error ") for line in ended.stderr.splitlines())
     # What is indented says where in npm it happened, and the lines after it nothing more.
     return "; ".join(islice(takewhile(lambda line: not line.startswith(" "), lines), 6))
+
+
+def run(
+    packages: Path, program: str, *arguments: str | Path, folder: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the packages that `packages` has, in a folder."""
+    path = installed(packages) / "node_modules" / ".bin" / program
+    return subprocess.run(
+        [require("node", "nodejs"), path, *arguments],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=NPM_SECONDS,
+        check=False,
+    )
 
 
 @contextmanager

@@ -28,6 +28,16 @@ Every operation under `/api/tasks` takes a token of Better Auth's `jwt` plugin a
 
 Json = dict[str, object]
 
+CONTACT: Json = {"name": "The Tasks API authors"}
+LICENSE: Json = {"name": "MIT", "identifier": "MIT"}
+# Resolved against the URL of the document: the origin that serves it.
+SERVERS: list[Json] = [{"url": "/"}]
+TAGS: list[Json] = [
+    {"name": "tasks", "description": "The signed-in user's own tasks."},
+    {"name": "health", "description": "Liveness and readiness, for the platform."},
+    {"name": "problems", "description": "What the `type` of a problem means."},
+]
+
 BEARER: Json = {
     "type": "http",
     "description": "A token of Better Auth's `jwt` plugin: `GET /api/auth/token` of the frontend.",
@@ -97,6 +107,12 @@ BODY_PROBLEMS = (
 ID_PROBLEMS = (problems.NOT_FOUND,)
 
 
+HEADERS_TOO_LARGE: Json = {
+    "description": "The header fields are too large. The HTTP server answers this itself, in plain text.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
+
+
 def problem(kind: ProblemType) -> Json:
     """The declaration of an answer that is this problem."""
     example = {
@@ -164,6 +180,10 @@ def document(app: FastAPI) -> Json:
         openapi_version="3.1.0",
         summary=app.summary,
         description=app.description,
+        contact=CONTACT,
+        license_info=LICENSE,
+        servers=SERVERS,
+        tags=TAGS,
         routes=app.routes,
     )
     models: list[type[BaseModel]] = [TaskCreate, TaskReplace, TaskUpdate, Problem]
@@ -172,13 +192,14 @@ def document(app: FastAPI) -> Json:
     )
     schemas = result["components"]["schemas"] | definitions["$defs"]
     result["components"]["schemas"] = dict(sorted(schemas.items()))
-    _declare_bearer(result)
+    _declare_security(result)
     _remove_fastapi_422(result)
+    _restore_examples(result, app)
     return result
 
 
-def _declare_bearer(result: dict[str, Any]) -> None:
-    """Every operation that can answer 401 takes a token.
+def _declare_security(result: dict[str, Any]) -> None:
+    """Every operation that can answer 401 takes a token, and the others say that they take none.
 
     FastAPI would declare it by itself for a second dependency, which costs each request
     some 12 µs.
@@ -186,8 +207,7 @@ def _declare_bearer(result: dict[str, Any]) -> None:
     result["components"]["securitySchemes"] = {"bearer": BEARER}
     for operations in result["paths"].values():
         for operation in operations.values():
-            if "401" in operation["responses"]:
-                operation["security"] = [{"bearer": []}]
+            operation["security"] = [{"bearer": []}] if "401" in operation["responses"] else []
 
 
 def _remove_fastapi_422(result: dict[str, Any]) -> None:
@@ -198,3 +218,25 @@ def _remove_fastapi_422(result: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         result["components"]["schemas"].pop(name, None)
+
+
+def _restore_examples(result: dict[str, Any], app: FastAPI) -> None:
+    """Give examples back their null members, which FastAPI drops from the whole document."""
+    for route in app.routes:
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
+            continue
+        declared: dict[str, Any] = {
+            "responses": {str(status): answer for status, answer in route.responses.items()},
+            **(route.openapi_extra or {}),
+        }
+        for method in route.methods or ():
+            _copy_examples(declared, result["paths"][route.path_format][method.lower()])
+
+
+def _copy_examples(declared: dict[str, Any], operation: dict[str, Any]) -> None:
+    """Copy each `example` of the declaration to the same place in the document."""
+    for name, value in declared.items():
+        if name == "example":
+            operation[name] = value
+        elif isinstance(value, dict):
+            _copy_examples(value, operation[name])

@@ -35,7 +35,7 @@ def test_every_operation_declares_what_it_can_answer_with() -> None:
         ("/api/tasks/{task_id}", "put"): {"200", "404", *of_a_body, *common},
         ("/api/tasks/{task_id}", "patch"): {"200", "404", *of_a_body, *common},
         ("/api/tasks/{task_id}", "delete"): {"204", "404", *common},
-        ("/health/live", "get"): {"200", "500", "503"},
-        ("/health/ready", "get"): {"200", "500", "503"},
+        ("/health/live", "get"): {"200", "431", "500", "503"},
+        ("/health/ready", "get"): {"200", "431", "500", "503"},
         ("/problems/{name}", "get"): {"200", "404", "500"},
     }
