@@ -42,6 +42,13 @@ INVALID_CURSOR = ProblemType(
     "invalid-cursor",
     400,
     "Invalid cursor",
+    "The value is not a cursor. Request the URL of the `Link` header unchanged, or start again "
+    "without a cursor.",
+)
+UNKNOWN_CURSOR = ProblemType(
+    "unknown-cursor",
+    404,
+    "Unknown cursor",
     "A cursor is valid only for the user and the filters that it was issued for. Request the "
     "URL of the `Link` header unchanged, or start again without a cursor.",
 )
@@ -72,6 +79,13 @@ NOT_FOUND = ProblemType(
     404,
     "Not found",
     "The path does not exist, or you have no such task.",
+)
+UNKNOWN_CURSOR = ProblemType(
+    "unknown-cursor",
+    404,
+    "The cursor does not belong to this list",
+    "A cursor is good only for the user and for the value of `completed` with which it was "
+    "given out. Follow the `Link` header as it is, or begin again without a cursor.",
 )
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
@@ -135,6 +149,7 @@ TYPES = {
         UNAUTHORIZED,
         INSUFFICIENT_SCOPE,
         NOT_FOUND,
+        UNKNOWN_CURSOR,
         METHOD_NOT_ALLOWED,
         REQUEST_TIMEOUT,
         BODY_TOO_LARGE,

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from auth.bearer import CurrentUser
 from auth.rate_limits import RateLimits, get_rate_limits
 from db import Database, get_database
-from problems import INVALID_CURSOR
+from problems import INVALID_CURSOR, UNKNOWN_CURSOR
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services import tasks
 from services.tasks import PAGE_BYTES
@@ -48,7 +48,7 @@ _TASK = openapi.success("The task.", example=openapi.EXAMPLE_TASK)
             example=[openapi.EXAMPLE_TASK],
             extra=openapi.headers("Link", required=False),
         ),
-        **openapi.problems_of(INVALID_CURSOR),
+        **openapi.problems_of(INVALID_CURSOR, UNKNOWN_CURSOR),
     },
 )
 async def list_tasks(

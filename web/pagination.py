@@ -7,16 +7,20 @@ instead of a page with tasks missing.
 """
 
 import base64
-import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from urllib.parse import urlencode
 from uuid import UUID
 
-from problems import INVALID_CURSOR, ProblemError
+from problems import INVALID_CURSOR, UNKNOWN_CURSOR, ProblemError
 from schemas import TaskFilter
 
+CURSOR_PATTERN = r"^[A-Za-z0-9_-]{32}$"
+"""Base64url (RFC 4648, section 5) of the 16 bytes of an ID and the 8 of the digest."""
+
+_CURSOR = re.compile(CURSOR_PATTERN.removesuffix("$"))
 _DIGEST_BYTES = 8
 
 
@@ -25,14 +29,15 @@ def encode_cursor(last: UUID, user_id: str, where: TaskFilter) -> str:
 
 
 def decode_cursor(cursor: str, user_id: str, where: TaskFilter) -> UUID:
-    """The ID after which the page begins. Raises a 400 problem for any other list's cursor."""
-    try:
-        raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-        last = UUID(bytes=raw[:16])
-    except (binascii.Error, ValueError):
-        raise _invalid() from None
+    """The ID after which the page begins.
+
+    Raises a problem: 400 for text that is not a cursor, 404 for another list's cursor.
+    """
+    if not _CURSOR.fullmatch(cursor):
+        raise ProblemError(INVALID_CURSOR, "The value is not a cursor.")
+    last = UUID(bytes=base64.urlsafe_b64decode(cursor)[:16])
     if encode_cursor(last, user_id, where) != cursor:
-        raise _invalid()
+        raise ProblemError(UNKNOWN_CURSOR, "The cursor does not belong to this list.")
     return last
 
 
@@ -44,7 +49,3 @@ def next_link(path: str, query: Mapping[str, str], cursor: str) -> str:
 def _digest(last: UUID, user_id: str, where: TaskFilter) -> bytes:
     list_of = json.dumps([user_id, where.given()], sort_keys=True, default=str)
     return hashlib.blake2b(last.bytes + list_of.encode(), digest_size=_DIGEST_BYTES).digest()
-
-
-def _invalid() -> ProblemError:
-    return ProblemError(INVALID_CURSOR, "The cursor does not belong to this list.")

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from auth.bearer import get_current_user
 from problems import INVALID_REQUEST, ProblemError, ProblemItem
 from schemas import TaskFilter
+from web.pagination import CURSOR_PATTERN
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
@@ -75,6 +76,6 @@ class TaskQuery(TaskFilter):
     # The schema says what an optional parameter is when it is there: a query has no null.
     cursor: Annotated[
         str | None,
-        WithJsonSchema({"type": "string"}),
+        WithJsonSchema({"type": "string", "pattern": CURSOR_PATTERN}),
         Field(description="Where the page begins; taken from the `next` link."),
     ] = None

@@ -116,7 +116,7 @@ def _look_into(response: Response) -> Iterator[str]:
         yield "a stranger's list has something of the owner's"
     for link in _links(response):
         answer = _world.send("GET", link, _world.stranger.token)
-        if answer.status_code != 400:
+        if answer.status_code != 404:
             yield f"a stranger follows the owner's cursor and gets {answer.status_code}"
 
 

@@ -58,6 +58,7 @@ _PROBLEMS: Mapping[str, int] = {
     "unauthorized": 401,
     "insufficient-scope": 403,
     "not-found": 404,
+    "unknown-cursor": 404,
     "method-not-allowed": 405,
     "request-timeout": 408,
     "body-too-large": 413,

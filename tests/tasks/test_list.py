@@ -213,29 +213,30 @@ def test_a_cursor_is_bound_to_its_list(owner: Caller, stranger: Caller) -> None:
     assert owner.ids(f"?completed=false&cursor={cursor}&limit=200")
     for caller, query in ((owner, ""), (owner, "completed=true&"), (stranger, "completed=false&")):
         response = caller.get(f"{TASKS}?{query}cursor={cursor}")
-        assert_problem(response, 400, "invalid-cursor")
+        assert_problem(response, 404, "unknown-cursor")
 
 
 @pytest.mark.spec("tasks.list.cursor")
 @pytest.mark.parametrize(
-    "change",
+    ("change", "status", "kind"),
     [
-        lambda c: c[:-1],
-        lambda c: c + "A",
-        lambda c: "B" + c[1:],
-        lambda c: c + "=",
-        lambda c: " " + c,
-        lambda c: c[::-1],
+        (lambda c: c[:-1], 400, "invalid-cursor"),
+        (lambda c: c + "A", 400, "invalid-cursor"),
+        (lambda c: c + "\n", 400, "invalid-cursor"),
+        (lambda c: "B" + c[1:], 404, "unknown-cursor"),
+        (lambda c: c + "=", 400, "invalid-cursor"),
+        (lambda c: " " + c, 400, "invalid-cursor"),
+        (lambda c: c[::-1], 404, "unknown-cursor"),
     ],
 )
-def test_a_changed_cursor_is_refused(owner: Caller, change: object) -> None:
+def test_a_changed_cursor_is_refused(owner: Caller, change: object, status: int, kind: str) -> None:
     for _ in range(2):
         owner.create()
     following = next_page(owner, f"{TASKS}?limit=1") or ""
     cursor = parse_qs(urlsplit(following).query)["cursor"][0]
     assert callable(change)
     response = owner.request("GET", TASKS, params={"cursor": change(cursor)})
-    assert_problem(response, 400, "invalid-cursor")
+    assert_problem(response, status, kind)
 
 
 @pytest.mark.spec("tasks.list.cursor")
@@ -247,7 +248,8 @@ def test_a_changed_cursor_is_refused(owner: Caller, change: object) -> None:
         "%00",
         "ä",
         "🂡",
-        "A" * 32,
+        "A" * 31 + "+",
+        "٣" * 32,
         "=" * 32,
         "A" * 5000,
         "null",
@@ -256,6 +258,12 @@ def test_a_changed_cursor_is_refused(owner: Caller, change: object) -> None:
 )
 def test_what_is_no_cursor_is_refused(owner: Caller, cursor: str) -> None:
     assert_problem(owner.request("GET", TASKS, params={"cursor": cursor}), 400, "invalid-cursor")
+
+
+@pytest.mark.spec("tasks.list.cursor")
+@pytest.mark.parametrize("cursor", ["A" * 32, "-" * 32, "_" * 32, "9" * 32])
+def test_a_cursor_that_was_never_given_out_is_not_found(owner: Caller, cursor: str) -> None:
+    assert_problem(owner.get(f"{TASKS}?cursor={cursor}"), 404, "unknown-cursor")
 
 
 @pytest.mark.spec("tasks.list.query")
