@@ -80,13 +80,6 @@ NOT_FOUND = ProblemType(
     "Not found",
     "The path does not exist, or you have no such task.",
 )
-UNKNOWN_CURSOR = ProblemType(
-    "unknown-cursor",
-    404,
-    "The cursor does not belong to this list",
-    "A cursor is good only for the user and for the value of `completed` with which it was "
-    "given out. Follow the `Link` header as it is, or begin again without a cursor.",
-)
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
     405,

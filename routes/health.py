@@ -19,7 +19,7 @@ class Health(BaseModel):
 @router.get(
     "/live",
     responses={
-        200: openapi.success("It runs.", example={"status": "live"}),
+        200: openapi.success("The process is live."),
         431: openapi.HEADERS_TOO_LARGE,
         500: openapi.problem(problems.INTERNAL_ERROR),
         503: openapi.problem(problems.UNAVAILABLE),
@@ -38,7 +38,7 @@ async def live(database: Annotated[Database, Depends(get_database)]) -> Health:
 @router.get(
     "/ready",
     responses={
-        200: openapi.success("It can serve.", example={"status": "ready"}),
+        200: openapi.success("The service is ready."),
         431: openapi.HEADERS_TOO_LARGE,
         500: openapi.problem(problems.INTERNAL_ERROR),
         503: openapi.problem(problems.UNAVAILABLE),
