@@ -6,25 +6,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.factories import new_task
+from tests.operations import OPERATIONS, Operation, each
 from tests.support import TASKS, Caller, assert_problem, assert_refused
 
 MALFORMED = "The token is malformed"
 
-EVERY_OPERATION = [
-    ("GET", TASKS),
-    ("POST", TASKS),
-    *(
-        (method, f"{TASKS}/019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f")
-        for method in ("GET", "PUT", "PATCH", "DELETE")
-    ),
-]
-
 
 @pytest.mark.spec("auth.bearer", "auth.missing")
-@pytest.mark.parametrize(("method", "path"), EVERY_OPERATION)
-def test_every_operation_needs_a_token(anonymous: Caller, method: str, path: str) -> None:
-    assert_refused(anonymous.request(method, path), None)
+@each()
+def test_every_operation_needs_a_token(anonymous: Caller, operation: Operation) -> None:
+    assert_refused(operation.send(anonymous), None)
 
 
 @pytest.mark.spec("auth.bearer")
@@ -108,8 +99,6 @@ def test_it_comes_before_everything_else(anonymous: Caller, method: str, path: s
 
 def test_a_refused_request_changes_nothing(owner: Caller, anonymous: Caller) -> None:
     task = owner.create()
-    anonymous.put(task["id"], new_task())
-    anonymous.patch(task["id"], {"title": "x"})
-    anonymous.delete(task["id"])
-    anonymous.post(new_task())
+    for operation in OPERATIONS:
+        assert_refused(operation.send(anonymous, task["id"]), None)
     assert owner.get().json() == [task]

@@ -6,17 +6,12 @@ import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
-from tests.factories import new_task
-from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as
+from auth.bearer import READ, WRITE
+from tests.operations import OPERATIONS, Operation, each
+from tests.support import assert_problem, assert_refused, client_as
 
-
-def every_write(caller: Caller, task: str) -> list[Response]:
-    return [
-        caller.post(new_task()),
-        caller.put(task, new_task()),
-        caller.patch(task, {"title": "x"}),
-        caller.delete(task),
-    ]
+WRITES = [each for each in OPERATIONS if each.scope == WRITE]
+READS = [each for each in OPERATIONS if each.scope == READ]
 
 
 def assert_insufficient(response: Response, scope: str) -> None:
@@ -32,29 +27,32 @@ def user_id() -> str:
 
 
 @pytest.mark.spec("auth.scope.none")
-def test_without_a_scope_everything_is_allowed(client: TestClient, user_id: str) -> None:
+@each()
+def test_without_a_scope_everything_is_allowed(
+    client: TestClient, user_id: str, operation: Operation
+) -> None:
     caller = client_as(client, user_id)
-    statuses = [response.status_code for response in every_write(caller, caller.create()["id"])]
-    assert statuses == [201, 200, 200, 204]
+    assert operation.send(caller, caller.create()["id"]).status_code == operation.status
 
 
 @pytest.mark.spec("auth.scope.limits")
 def test_a_token_for_reading_only_reads(client: TestClient, user_id: str) -> None:
-    task = client_as(client, user_id).create()
+    task = client_as(client, user_id).create(completed=False)
     reader = client_as(client, user_id, scope="openid tasks:read")
-    assert reader.get().json() == [task] == [reader.read(task["id"])]
-    for response in every_write(reader, task["id"]):
-        assert_insufficient(response, "tasks:write")
+    for operation in READS:
+        assert operation.send(reader, task["id"]).status_code == operation.status
+    for operation in WRITES:
+        assert_insufficient(operation.send(reader, task["id"]), WRITE)
     assert reader.get().json() == [task]
 
 
 @pytest.mark.spec("auth.scope.limits")
 def test_a_token_for_writing_only_writes(client: TestClient, user_id: str) -> None:
-    task = client_as(client, user_id).create()["id"]
     writer = client_as(client, user_id, scope="tasks:write")
-    assert_insufficient(writer.get(), "tasks:read")
-    assert_insufficient(writer.get(f"{TASKS}/{task}"), "tasks:read")
-    assert [response.status_code for response in every_write(writer, task)] == [201, 200, 200, 204]
+    for operation in READS:
+        assert_insufficient(operation.send(writer), READ)
+    for operation in WRITES:
+        assert operation.send(writer, writer.create()["id"]).status_code == operation.status
 
 
 @pytest.mark.spec("auth.scope.limits")
@@ -76,9 +74,8 @@ def test_a_token_for_writing_only_writes(client: TestClient, user_id: str) -> No
 def test_any_other_scope_allows_nothing(client: TestClient, user_id: str, scope: str) -> None:
     task = client_as(client, user_id).create()["id"]
     caller = client_as(client, user_id, scope=scope)
-    assert_insufficient(caller.get(), "tasks:read")
-    for response in every_write(caller, task):
-        assert_insufficient(response, "tasks:write")
+    for operation in OPERATIONS:
+        assert_insufficient(operation.send(caller, task), operation.scope)
 
 
 @pytest.mark.spec("auth.scope.limits")

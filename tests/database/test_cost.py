@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from dataclasses import replace
 from typing import TypeVarTuple, Unpack
 from uuid import UUID
 
@@ -17,7 +18,8 @@ from main import create_app
 from schemas import TaskFilter
 from tests import stage
 from tests.conftest import MakeSettings
-from tests.factories import full_task, new_task
+from tests.factories import new_task
+from tests.operations import OPERATIONS, Operation
 from tests.stage import Sql, alembic, new_database
 from tests.support import SECRET, TASKS, client_as
 from tests.wire import Wire, wire
@@ -29,28 +31,21 @@ Ts = TypeVarTuple("Ts")
 USER = "user-7"
 NEWEST = UUID(int=2**128 - 1)
 
-Request = Callable[[str], tuple[str, str, object]]
-"""From a task's id to the method, the path and the body."""
 
-
-def page(completed: bool | None, query: str) -> Request:
+def page(query: str, completed: bool | None = None) -> Operation:
+    """The list from a cursor."""
     cursor = encode_cursor(NEWEST, USER, TaskFilter.model_construct(completed=completed))
-    return lambda _: ("GET", f"{TASKS}?{query}&cursor={cursor}", None)
+    return replace(BY_NAME["list_tasks"], query=f"{query}&cursor={cursor}")
 
 
-REQUESTS: dict[str, Request] = {
-    "list": lambda _: ("GET", TASKS, None),
-    "list a page": page(None, "limit=20"),
-    "list by completed": lambda _: ("GET", f"{TASKS}?completed=false", None),
-    "list a page by completed": page(True, "completed=true"),
-    "create": lambda _: ("POST", TASKS, new_task()),
-    "get": lambda task: ("GET", f"{TASKS}/{task}", None),
-    "replace": lambda task: ("PUT", f"{TASKS}/{task}", full_task()),
-    "update": lambda task: ("PATCH", f"{TASKS}/{task}", {"title": "y", "completed": True}),
-    "update nothing": lambda task: ("PATCH", f"{TASKS}/{task}", {}),
-    "delete": lambda task: ("DELETE", f"{TASKS}/{task}", None),
+BY_NAME = {each.name: each for each in OPERATIONS}
+REQUESTS = BY_NAME | {
+    "list": replace(BY_NAME["list_tasks"], query=""),
+    "list a page": page("limit=20"),
+    "list a page by completed": page("completed=true", completed=True),
+    "update nothing": replace(BY_NAME["update_task"], body=dict),
 }
-requests = pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+requests = pytest.mark.parametrize("operation", REQUESTS.values(), ids=REQUESTS)
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +73,15 @@ def line(crowded: URL) -> Iterator[Wire]:
 @pytest.mark.spec("tasks.round-trip", "schema.plans")
 @requests
 def test_the_one_message_of_a_request_scans_and_sorts_nothing(
-    crowded: URL, line: Wire, request_: Request
+    crowded: URL, line: Wire, operation: Operation
 ) -> None:
     with TestClient(create_app(stage.make_settings(line.url))) as client:
         caller = client_as(client, USER)
         task = caller.create()["id"]
         line.clear()
-        method, path, body = request_(task)
-        assert caller.request(method, path, json=body).is_success
+        assert operation.send(caller, task).status_code == operation.status
         [message] = line.messages
-    if method != "POST":
+    if operation.name != "create_task":
         plan = explain(crowded, message)
         assert "Seq Scan" not in plan, plan
         assert "Sort" not in plan, plan
@@ -117,7 +111,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 @pytest.mark.spec("tasks.one-hop")
 @requests
-def test_a_request_goes_to_one_thread_and_back(make_settings: MakeSettings, request_: Request) -> None:
+def test_a_request_goes_to_one_thread_and_back(make_settings: MakeSettings, operation: Operation) -> None:
     user = {"Authorization": f"Bearer {mint(SECRET, USER)}"}
 
     async def scenario() -> tuple[int, int]:
@@ -130,11 +124,11 @@ def test_a_request_goes_to_one_thread_and_back(make_settings: MakeSettings, requ
             httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
             created = await client.post(TASKS, json=new_task(), headers=user)
-            method, path, body = request_(created.json()["id"])
+            url, body = operation.url(created.json()["id"]), operation.body and operation.body()
             before = loop.hops
-            assert (await client.request(method, path, json=body)).status_code == 401
+            assert (await client.request(operation.method, url, json=body)).status_code == 401
             refused, before = loop.hops - before, loop.hops
-            assert (await client.request(method, path, json=body, headers=user)).is_success
+            assert (await client.request(operation.method, url, json=body, headers=user)).is_success
             return refused, loop.hops - before
 
     with asyncio.Runner(loop_factory=CountingLoop) as runner:

@@ -3,12 +3,10 @@
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from httpx2 import Response
 from sqlalchemy import URL, text
 from sqlalchemy.exc import InternalError, ProgrammingError
 from sqlalchemy.orm.exc import DetachedInstanceError
@@ -18,22 +16,11 @@ from database.session import UserSession
 from db import Database, PoolExhausted
 from models import Task
 from tests.conftest import MakeSettings, Serve
-from tests.factories import full_task, new_task
+from tests.factories import new_task
+from tests.operations import Operation, each
 from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok, wait_until
 from tests.wire import Wire
-
-Operation = Callable[[Caller, str], Response]
-
-OPERATIONS: dict[str, Operation] = {
-    "list": lambda caller, task: caller.get(f"{TASKS}?completed=false&limit=5"),
-    "create": lambda caller, task: caller.post(full_task()),
-    "get": lambda caller, task: caller.get(f"{TASKS}/{task}"),
-    "replace": lambda caller, task: caller.put(task, full_task()),
-    "update": lambda caller, task: caller.patch(task, {"completed": True}),
-    "delete": lambda caller, task: caller.delete(task),
-}
-operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
 
 @pytest.fixture
@@ -44,11 +31,11 @@ def watched(serve: Serve, database_wire: Wire) -> Caller:
 
 
 @pytest.mark.spec("tasks.round-trip", "schema.scope")
-@operations
+@each()
 def test_an_operation_is_one_message(watched: Caller, database_wire: Wire, operation: Operation) -> None:
     task = watched.create()["id"]
     database_wire.clear()
-    assert operation(watched, task).is_success
+    assert operation.send(watched, task).is_success
     [message] = database_wire.messages
     assert message.startswith("QSELECT set_config('role', 'tasks_api', true)")
     assert f"set_config('app.user_id', '{watched.user_id}', true)" in message
@@ -57,25 +44,25 @@ def test_an_operation_is_one_message(watched: Caller, database_wire: Wire, opera
 
 
 @pytest.mark.spec("tasks.round-trip")
-@operations
+@each()
 def test_a_task_that_is_not_there_costs_no_second_message(
     watched: Caller, database_wire: Wire, operation: Operation
 ) -> None:
     watched.create()
     database_wire.clear()
-    operation(watched, str(uuid.uuid4()))
+    operation.send(watched, str(uuid.uuid4()))
     assert len(database_wire.messages) == 1
 
 
 @pytest.mark.spec("auth.no-database")
-@operations
+@each()
 def test_a_refused_request_sends_nothing(watched: Caller, database_wire: Wire, operation: Operation) -> None:
     task = watched.create()["id"]
     database_wire.clear()
     anonymous = Caller(watched.client, "", None)
     forged = Caller(watched.client, "", (watched.token or "")[:-4] + "AAAA")
-    assert_refused(operation(anonymous, task), None)
-    assert_refused(operation(forged, task), "The signature does not verify")
+    assert_refused(operation.send(anonymous, task), None)
+    assert_refused(operation.send(forged, task), "The signature does not verify")
     assert database_wire.messages == []
 
 

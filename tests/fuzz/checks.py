@@ -14,7 +14,7 @@ which world they look.
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -27,8 +27,10 @@ from schemathesis import Case, CheckContext, HookContext, Response
 from tests.fuzz import oracle, shapes
 from tests.fuzz.pages import wrong_pages
 from tests.fuzz.world import World, task_in
+from tests.operations import ON_ONE_TASK, OPERATIONS, Operation
 from tests.support import TASKS
 
+_OPERATIONS = {f"{each.method} {each.path}": each for each in OPERATIONS}
 OURS = ("isolation", "authentication", "shape", "effects", "durability")
 EVIL = "https://evil.example.com"
 SOME_BODY = b'{"title": "Mine now"}'
@@ -80,26 +82,27 @@ def _attack(response: Response) -> Iterator[str]:
         return
     # What makes a whole task is a patch as well, but not the other way round.
     whole = body if response.request.method in {"POST", "PUT"} else None
-    bodies = {"GET": None, "PUT": whole or SOME_BODY, "PATCH": body or SOME_BODY, "DELETE": None}
-    yield from _steal(task, bodies)
+    for operation in ON_ONE_TASK:
+        its_body = (whole if operation.method == "PUT" else body) or SOME_BODY
+        yield from _steal(task, operation, its_body if operation.body else None)
     if response.status_code == 201:
         yield from _create_alike(body)
 
 
-def _steal(task: uuid.UUID, bodies: Mapping[str, bytes | None]) -> Iterator[str]:
-    for method, body in bodies.items():
-        mine = _checked(_world.send(method, f"{TASKS}/{task}", _world.stranger.token, body))
-        if _without_id(mine) != _nobodys(method):
-            yield f"a stranger's {method} tells the owner's task from one that never existed"
-        if mine.status_code != 404:
-            yield f"a stranger's {method} on the owner's task got {mine.status_code}"
+def _steal(task: uuid.UUID, operation: Operation, body: bytes | None) -> Iterator[str]:
+    url = operation.url(str(task))
+    mine = _checked(_world.send(operation.method, url, _world.stranger.token, body))
+    if _without_id(mine) != _nobodys(operation):
+        yield f"a stranger's {operation.name} tells the owner's task from one that never existed"
+    if mine.status_code != 404:
+        yield f"a stranger's {operation.name} on the owner's task got {mine.status_code}"
 
 
 @cache
-def _nobodys(method: str) -> tuple[object, ...]:
+def _nobodys(operation: Operation) -> tuple[object, ...]:
     """The answer about a task that never existed."""
-    body = SOME_BODY if method in {"PUT", "PATCH"} else None
-    return _without_id(_world.send(method, f"{TASKS}/{uuid.uuid4()}", _world.stranger.token, body))
+    url, body = operation.url(str(uuid.uuid4())), SOME_BODY if operation.body else None
+    return _without_id(_world.send(operation.method, url, _world.stranger.token, body))
 
 
 def _create_alike(body: bytes | None) -> Iterator[str]:
@@ -190,20 +193,22 @@ def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
         _expect(
             shapes.takes_query(case, response.request), "an unknown query parameter, or one twice, is taken"
         )
-        _fail_on(_wrong_effect(response, before.task, after.task))
+        operation = _OPERATIONS.get(case.operation.label)
+        if operation is not None:
+            _fail_on(_wrong_effect(operation, response, before.task, after.task))
     if case.operation.label == f"GET {TASKS}" and response.status_code in {200, 400}:
         _fail_on(wrong_pages(_world, response.request.path_url))
     _world.uses["effects"] += 1
 
 
 def _wrong_effect(
-    response: Response, before: dict[str, Any] | None, after: dict[str, Any] | None
+    operation: Operation, response: Response, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> Iterable[str]:
     request = response.request
-    if request.method == "POST":
+    if operation.status == 201:
         return oracle.created(_stored(response), _sent(request), _world.owner.id)
-    if task_in(request.path_url) is not None:
-        return oracle.answered(str(request.method), before, after, _sent(request))
+    if operation.on_one_task:
+        return oracle.answered(operation, before, after, _sent(request))
     return ()
 
 

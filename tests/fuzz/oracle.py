@@ -4,6 +4,7 @@ Source: specs/api/rest-endpoints.md, sections 2 and 3. Each function compares wh
 was stored before, what was sent, and what is stored now, and returns what is wrong.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -11,11 +12,14 @@ from typing import Any
 from uuid import UUID
 
 from tests.fuzz.world import Row
+from tests.operations import Operation
+from tests.stage import ROOT
 
 Fields = Mapping[str, Any]
 
-DEFAULTS: Fields = {"description": None, "completed": False, "priority": "medium", "due_at": None, "tags": []}
-WRITABLE = ("title", *DEFAULTS)
+_BODY = json.loads((ROOT / "specs/openapi.json").read_text())["components"]["schemas"]["TaskReplace"]
+WRITABLE = tuple(_BODY["properties"])
+DEFAULTS: Fields = {name: each["default"] for name, each in _BODY["properties"].items() if "default" in each}
 FIXED = ("id", "user_id", "created_at", "deleted_at")
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
@@ -52,18 +56,19 @@ def created(after: Row, sent: Fields, owner: str) -> Iterator[str]:
     yield from _wrong_completion(None, after)
 
 
-def answered(method: str, before: Row | None, after: Row | None, sent: Fields) -> Iterator[str]:
+def answered(operation: Operation, before: Row | None, after: Row | None, sent: Fields) -> Iterator[str]:
     """After a success of an operation on one task."""
     if before is None or before["deleted_at"] is not None:
         yield "a task that is not there was answered"
-    elif after is None:
+        return
+    if after is None:
         yield "the row is gone"
-    elif method == "PUT":
-        yield from _changed(before, after, {**DEFAULTS, **_as_kept(sent)})
-    elif method == "PATCH" and sent:
-        yield from _changed(before, after, _as_kept(sent))
-    elif method == "DELETE":
+        return
+    named = operation.effect(DEFAULTS, _as_kept(sent)) if operation.effect else {}
+    if "deleted_at" in named:
         yield from _deleted(before, after)
+    elif named:
+        yield from _changed(before, after, named)
     elif before != after:
         yield "what only reads changed the task"
 

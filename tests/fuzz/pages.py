@@ -1,5 +1,6 @@
 """Which tasks a page of a list must have, told by the database and not by the service."""
 
+import json
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -52,12 +53,15 @@ def _expected(world: World, path: str, after: str) -> tuple[list[str], bool]:
     """The ids of the page, and whether there are more."""
     query = _query(path)
     limit = int(query.get("limit", DEFAULT_LIMIT))
+    filters = {name: value for name, value in query.items() if name not in {"limit", "cursor"}}
     rows = world.query(
-        "SELECT id::text FROM tasks WHERE user_id = %s AND deleted_at IS NULL"
-        " AND completed = coalesce(%s, completed) AND id < %s ORDER BY id DESC LIMIT %s",
+        "SELECT id::text FROM tasks WHERE user_id = %s AND deleted_at IS NULL AND id < %s"
+        " AND NOT EXISTS (SELECT FROM jsonb_each_text(%s::jsonb) AS filter (name, value)"
+        "   WHERE to_jsonb(tasks) ->> name IS DISTINCT FROM value)"
+        " ORDER BY id DESC LIMIT %s",
         world.owner.id,
-        {"true": True, "false": False}.get(query.get("completed", "")),
         after,
+        json.dumps(filters),
         limit + 1,
     )
     ids = [row[0] for row in rows]

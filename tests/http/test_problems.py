@@ -16,6 +16,7 @@ import problems
 from main import create_app
 from observability.logs import JsonFormatter
 from tests.conftest import MakeSettings, Route, Serve
+from tests.operations import ID, OPERATIONS, methods_of
 from tests.stage import ROOT, Sql, libpq
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
 
@@ -48,8 +49,7 @@ def test_an_unknown_path_is_not_found(owner: Caller, path: str) -> None:
 
 
 METHODS_OF_PATHS = {
-    TASKS: ["GET", "HEAD", "POST"],
-    f"{TASKS}/019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f": ["DELETE", "GET", "HEAD", "PATCH", "PUT"],
+    **{each.path.format(task_id=ID): methods_of(each.path) for each in OPERATIONS},
     "/health/live": ["GET", "HEAD"],
     "/problems/not-found": ["GET", "HEAD"],
     "/openapi.json": ["GET", "HEAD"],

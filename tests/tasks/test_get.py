@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 
+from tests.operations import ID, ON_ONE_TASK, Operation, each
 from tests.support import TASKS, Caller, assert_problem, places
 
 NOT_CANONICAL = [
@@ -36,18 +37,14 @@ def test_ids_are_found_in_either_case(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.id")
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@each(ON_ONE_TASK)
 @pytest.mark.parametrize("task_id", NOT_CANONICAL)
-def test_another_form_of_id_is_refused(owner: Caller, method: str, task_id: str) -> None:
-    body = {"title": "x"} if method in {"PUT", "PATCH"} else None
-    assert places(owner.request(method, f"{TASKS}/{task_id}", json=body)) == {"task_id"}
+def test_another_form_of_id_is_refused(owner: Caller, operation: Operation, task_id: str) -> None:
+    assert places(operation.send(owner, task_id)) == {"task_id"}
 
 
 @pytest.mark.spec("tasks.not-found")
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize(
-    "task_id", ["019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f", str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))]
-)
-def test_a_task_that_does_not_exist_is_not_found(owner: Caller, method: str, task_id: str) -> None:
-    body = {"title": "x"} if method in {"PUT", "PATCH"} else None
-    assert_problem(owner.request(method, f"{TASKS}/{task_id}", json=body), 404, "not-found")
+@each(ON_ONE_TASK)
+@pytest.mark.parametrize("task_id", [ID, str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))])
+def test_a_task_that_does_not_exist_is_not_found(owner: Caller, operation: Operation, task_id: str) -> None:
+    assert_problem(operation.send(owner, task_id), 404, "not-found")

@@ -10,19 +10,17 @@ from starlette.testclient import TestClient
 
 from tests.conftest import Route, Serve
 from tests.factories import full_task, new_task
+from tests.operations import ON_ONE_TASK
 from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, client_as, ok
 
 Attack = Callable[[Caller, str], Response]
 
 ATTACKS: dict[str, Attack] = {
-    "get": lambda caller, task: caller.get(f"{TASKS}/{task}"),
-    "replace": lambda caller, task: caller.put(task, new_task(title="taken")),
-    "update": lambda caller, task: caller.patch(task, {"title": "taken"}),
+    **{each.name: each.send for each in ON_ONE_TASK},
     "empty update": lambda caller, task: caller.patch(task, {}),
-    "delete": lambda caller, task: caller.delete(task),
-    "bad replace": lambda caller, task: caller.put(task, {"title": ""}),
-    "bad update": lambda caller, task: caller.patch(task, {"user_id": caller.user_id}),
+    "invalid replace": lambda caller, task: caller.put(task, {"title": ""}),
+    "invalid update": lambda caller, task: caller.patch(task, {"user_id": caller.user_id}),
 }
 
 
