@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Engine, NullPool, create_engine, event, text
@@ -24,8 +25,10 @@ from settings import DatabaseSettings, Settings
 
 log = logging.getLogger(__name__)
 
-SCHEMA_REVISION = "0001"
-"""The migration that this version needs; a later one is fine, see schema.revision."""
+_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
+
+SCHEMA_REVISION = max(path.name[:4] for path in _MIGRATIONS.glob("[0-9]*.py"))
+"""The newest migration of this version. The database may have a later one: see schema.revision."""
 
 READINESS_SECONDS = 1.0
 """How long a readiness result is cached, in seconds."""

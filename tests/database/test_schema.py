@@ -8,6 +8,8 @@ import pytest
 from psycopg2 import errors
 from sqlalchemy import URL
 
+import db
+from tests.spec_tables import task_columns
 from tests.stage import Sql
 from tests.support import Caller
 
@@ -33,6 +35,27 @@ def insert(sql: Sql, user_id: str, **columns: object) -> str:
     names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
     sql(f"INSERT INTO tasks ({names}) VALUES ({marks})", *values.values())
     return task_id
+
+
+def test_the_table_has_the_documented_columns(sql: Sql) -> None:
+    columns = sql(
+        "SELECT attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'no' ELSE 'yes' END"
+        " FROM pg_attribute WHERE attrelid = 'tasks'::regclass AND attnum > 0 AND NOT attisdropped"
+    )
+    documented = [
+        (name, kind.replace("timestamptz", "timestamp with time zone"), null)
+        for name, (kind, null, *_) in task_columns().items()
+    ]
+    assert sorted(columns) == sorted(documented)
+
+
+@pytest.mark.spec("schema.role.grants")
+def test_the_role_may_update_every_column_but_the_immutable_ones(sql: Sql) -> None:
+    granted = sql(
+        "SELECT column_name FROM information_schema.column_privileges"
+        " WHERE grantee = 'tasks_api' AND table_name = 'tasks' AND privilege_type = 'UPDATE'"
+    )
+    assert {name for (name,) in granted} == task_columns().keys() - {"user_id", "id", "created_at"}
 
 
 @pytest.mark.spec("schema.key")
@@ -110,7 +133,7 @@ def test_the_role_may(as_role: Sql) -> None:
     become(as_role, user)
     insert(as_role, user)
     assert as_role("UPDATE tasks SET title = 'y' RETURNING title") == [("y",)]
-    assert as_role("SELECT version_num FROM alembic_version") == [("0001",)]
+    assert as_role("SELECT version_num FROM alembic_version") == [(db.SCHEMA_REVISION,)]
 
 
 @pytest.mark.spec("schema.rls.forced")

@@ -26,7 +26,7 @@ from tools.tokens import mint
 DAY = 86_400
 LOCK_SECONDS = 10
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-_TASK = re.compile(rf"{TASKS}/({_UUID})(\?.*)?")
+_TASK = re.compile(rf"{TASKS}/({_UUID})(/[a-z]+)?(\?.*)?")
 
 Row = dict[str, Any]
 

@@ -17,7 +17,8 @@ from main import create_app
 from observability.logs import JsonFormatter
 from tests.conftest import MakeSettings, Route, Serve
 from tests.operations import ID, OPERATIONS, methods_of
-from tests.stage import ROOT, Sql, libpq
+from tests.spec_tables import table
+from tests.stage import Sql, libpq
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
 
 
@@ -183,11 +184,8 @@ def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
 
 
 def documented_sqlstates() -> Iterator[tuple[str, int]]:
-    """SQLSTATEs and their status, from the table in the specification; 000 completes a class."""
-    section = (ROOT / "specs/api/rest-endpoints.md").read_text().partition("| SQLSTATE |")[2]
-    for states, status in re.findall(
-        r"^\| (.*?) \|.*\| (\d+) \|$", section.partition("\n\n")[0], re.MULTILINE
-    ):
+    """SQLSTATEs and their status; 000 completes a class."""
+    for states, _, status in table("api/rest-endpoints.md", "SQLSTATE"):
         for state in re.findall(r"\b(\d[0-9A-Z]{4})\b", states):
             yield state, int(status)
         for name in re.findall(r"class (\d\d)", states):

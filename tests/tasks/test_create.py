@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from tests.factories import full_task, new_task
+from tests.spec_tables import task_defaults
 from tests.support import Caller, ok, places
 
 
@@ -24,12 +25,8 @@ def test_a_title_alone_takes_the_defaults(owner: Caller) -> None:
     assert task == {
         "user_id": owner.user_id,
         "title": "Water the plants",
-        "description": None,
-        "completed": False,
+        **task_defaults(),
         "completed_at": None,
-        "priority": "medium",
-        "due_at": None,
-        "tags": [],
         "version": 1,
         "deleted_at": None,
     }
