@@ -138,6 +138,12 @@ def test_better_auth_says_where_keys_are_and_who_issues(url: str) -> None:
     assert (settings.keys_url, settings.issuer, settings.audience) == (f"{base}/api/auth/jwks", base, base)
 
 
+@pytest.mark.spec("auth.jwks.source")
+def test_keys_come_from_their_own_url_when_there_is_one() -> None:
+    settings = load(BETTER_AUTH_SECRET="", BETTER_AUTH_URL=ORIGIN, JWKS_URL=f"{ORIGIN}/keys.json")
+    assert (settings.keys_url, settings.issuer) == (f"{ORIGIN}/keys.json", ORIGIN)
+
+
 @pytest.mark.spec("schema.url")
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_both_schemes_mean_psycopg2(scheme: str) -> None:
