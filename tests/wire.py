@@ -8,6 +8,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ AUTHENTICATION = "p"
 
 @dataclass
 class Wire:
-    """What was sent since the last `clear`, and the means to cut the line or to silence it."""
+    """What was sent since the last `clear`, and the means to cut the line, to hold or to silence it."""
 
     url: URL
     messages: list[str] = field(default_factory=list)
@@ -28,6 +29,8 @@ class Wire:
     opened: int = 0
     silent: bool = False
     """While true, no answer passes, and none ever will on a connection that lost one."""
+    held: bool = False
+    """While true, answers wait; afterwards they pass, late."""
     silent_from: str | None = None
     """A message that contains this makes the line silent; TCP stays up."""
 
@@ -73,6 +76,8 @@ def _copy(source: socket.socket, target: socket.socket, seen: Wire) -> None:
     silent = False
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            while seen.held:
+                time.sleep(0.01)
             silent = silent or seen.silent
             if not silent:
                 target.sendall(data)

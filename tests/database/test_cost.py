@@ -42,6 +42,7 @@ BY_NAME = {each.name: each for each in OPERATIONS}
 REQUESTS = BY_NAME | {
     "list": replace(BY_NAME["list_tasks"], query=""),
     "list a page": page("limit=20"),
+    "list a long page": page("limit=100"),
     "list a page by completed": page("completed=true", completed=True),
     "update nothing": replace(BY_NAME["update_task"], body=dict),
 }

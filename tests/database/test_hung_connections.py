@@ -59,9 +59,9 @@ def test_an_answer_that_comes_late_reaches_nobody(
 ) -> None:
     """Every later request gets its own answer, not the one that was on its way to an earlier one."""
     tasks = [caller.create(title=f"t{number}") for number in range(3)]
-    database_wire.silent = True
+    database_wire.held = True
     assert caller.get(f"{TASKS}/{tasks[0]['id']}").status_code == 503
-    database_wire.silent = False
+    database_wire.held = False
     assert [caller.read(task["id"])["title"] for task in tasks] == ["t0", "t1", "t2"]
 
 
@@ -77,11 +77,16 @@ def test_a_connection_that_hangs_while_it_is_set_up_is_replaced(
 
 
 @pytest.mark.spec("process.hung-connections")
-def test_a_server_that_accepts_and_says_nothing_costs_no_thread(caller: Caller, database_wire: Wire) -> None:
+def test_a_server_that_accepts_and_says_nothing_costs_no_thread(
+    caller: Caller, database_wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = database_threads()
     database_wire.silent = True
     assert_problem(caller.get(), 503, "unavailable")
     database_wire.silent = False
     assert caller.get().status_code == 200
+    assert database_threads() == before + 1
+    assert errors(caplog) == []
 
 
 @pytest.mark.spec("process.hung-connections")

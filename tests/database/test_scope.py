@@ -17,7 +17,7 @@ from db import Database, PoolExhausted
 from models import Task
 from tests.conftest import MakeSettings, Serve
 from tests.factories import new_task
-from tests.operations import Operation, each
+from tests.operations import ON_ONE_TASK, Operation, each
 from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok, wait_until
 from tests.wire import Wire
@@ -44,13 +44,13 @@ def test_an_operation_is_one_message(watched: Caller, database_wire: Wire, opera
 
 
 @pytest.mark.spec("tasks.round-trip")
-@each()
+@each(ON_ONE_TASK)
 def test_a_task_that_is_not_there_costs_no_second_message(
     watched: Caller, database_wire: Wire, operation: Operation
 ) -> None:
     watched.create()
     database_wire.clear()
-    operation.send(watched, str(uuid.uuid4()))
+    assert_problem(operation.send(watched, str(uuid.uuid4())), 404, "not-found")
     assert len(database_wire.messages) == 1
 
 
@@ -287,6 +287,22 @@ def test_changes_that_come_together_are_all_applied(owner: Caller) -> None:
     assert owner.read(task) == in_order[-1]
 
 
+@pytest.mark.spec("tasks.concurrent", "task.timestamps")
+def test_a_change_that_waited_bears_the_time_at_which_it_was_made(
+    owner: Caller, database_url: URL, sql: Sql
+) -> None:
+    task = owner.create()["id"]
+    with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
+        waiting = threads.submit(owner.patch, task, {"completed": True})
+        lock.wait_for_waiter(sql)
+        [[released_at]] = sql("SELECT clock_timestamp()")
+        lock.change_and_release()
+        changed = ok(waiting.result())
+    assert changed["version"] == 3
+    assert datetime.fromisoformat(changed["updated_at"]) >= released_at
+    assert datetime.fromisoformat(changed["completed_at"]) >= released_at
+
+
 @pytest.mark.spec("tasks.concurrent", "tasks.delete.gone")
 def test_of_deletes_that_come_together_one_succeeds(owner: Caller) -> None:
     task = owner.create()["id"]
@@ -331,6 +347,7 @@ class Locked:
     """Holds the lock of a task's row, so that a change to it has to wait."""
 
     def __init__(self, url: URL, task_id: str) -> None:
+        self._task_id = task_id
         self._sql = Sql(url)
         self._sql("BEGIN")
         self._sql("SELECT FROM tasks WHERE id = %s FOR UPDATE", task_id)
@@ -341,6 +358,10 @@ class Locked:
 
     def __exit__(self, *_: object) -> None:
         self._sql.close()
+
+    def change_and_release(self) -> None:
+        self._sql("UPDATE tasks SET version = version + 1 WHERE id = %s", self._task_id)
+        self._sql("COMMIT")
 
     def release(self) -> None:
         self._sql("ROLLBACK")
