@@ -227,7 +227,7 @@ JSON_VALUES = st.recursive(
 FIELDS = st.sampled_from(["title", "description", "completed", "priority", "due_at", "tags", "id", "x"])
 
 
-@pytest.mark.spec("problems.no-echo")
+@pytest.mark.spec("problems.media-type", "problems.members")
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(FIELDS, JSON_VALUES, max_size=5))
 def test_no_body_is_a_fault(owner: Caller, body: dict[str, object]) -> None:

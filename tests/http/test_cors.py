@@ -113,6 +113,19 @@ def test_a_preflight_is_answered(client: TestClient, method: str) -> None:
 
 
 @pytest.mark.spec("cors.preflight")
+@pytest.mark.parametrize("header", ["accept", "accept-language", "content-language"])
+def test_a_preflight_may_ask_for_what_browsers_send_unasked(client: TestClient, header: str) -> None:
+    assert preflight(client, Access_Control_Request_Headers=header).status_code == 204
+
+
+@pytest.mark.spec("cors.preflight")
+@pytest.mark.parametrize("path", [f"{TASKS}/1", "/health/live", "/nowhere"])
+def test_a_preflight_is_answered_whatever_the_path(client: TestClient, path: str) -> None:
+    headers = {"Origin": ALLOWED, "Access-Control-Request-Method": "DELETE"}
+    assert client.options(path, headers=headers).status_code == 204
+
+
+@pytest.mark.spec("cors.preflight")
 @pytest.mark.parametrize(
     "headers",
     [

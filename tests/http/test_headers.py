@@ -11,8 +11,9 @@ from web import docs_page
 
 
 def every_answer(owner: Caller, anonymous: Caller) -> dict[str, Response]:
+    """By name; a name that begins with a status is checked against the answer."""
     task = owner.create()["id"]
-    return {
+    answers = {
         "200": owner.get(),
         "201": owner.post(new_task()),
         "204": owner.delete(task),
@@ -34,6 +35,9 @@ def every_answer(owner: Caller, anonymous: Caller) -> dict[str, Response]:
         "preflight": preflight(anonymous, "https://app.example.com"),
         "bad preflight": preflight(anonymous, "https://evil.example"),
     }
+    for name, answer in answers.items():
+        assert not name[0].isdigit() or int(name[:3]) == answer.status_code, name
+    return answers
 
 
 def preflight(caller: Caller, origin: str) -> Response:
@@ -103,6 +107,16 @@ def test_another_id_is_replaced(anonymous: Caller, request_id: str) -> None:
 def test_two_ids_are_replaced(anonymous: Caller) -> None:
     response = anonymous.client.get(TASKS, headers=[("X-Request-ID", "a"), ("X-Request-ID", "b")])
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+@pytest.mark.spec("headers.server-timing")
+def test_only_a_success_that_asked_the_database_tells_its_time(owner: Caller, anonymous: Caller) -> None:
+    answers = every_answer(owner, anonymous)
+    del answers["ready"]  # It may be an answer of the second before.
+    timed = {name: answer for name, answer in answers.items() if "server-timing" in answer.headers}
+    assert timed.keys() == {"200", "201", "204"}
+    for answer in timed.values():
+        assert re.fullmatch(r"db;dur=\d+\.\d, wait;dur=\d+\.\d", answer.headers["server-timing"])
 
 
 @pytest.mark.spec("headers.utf8")
