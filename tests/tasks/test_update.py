@@ -55,6 +55,16 @@ def test_it_takes_both_media_types(owner: Caller, media_type: str) -> None:
     assert ok(response)["title"] == "x"
 
 
+@pytest.mark.spec("tasks.update.media-types")
+@pytest.mark.parametrize("media_type", ["text/plain", "application/json-patch+json", "application/*"])
+def test_it_takes_no_other_media_type(owner: Caller, media_type: str) -> None:
+    task = owner.create()
+    headers = {"Content-Type": media_type}
+    response = owner.request("PATCH", f"{TASKS}/{task['id']}", content=b'{"title": "x"}', headers=headers)
+    assert_problem(response, 415, "unsupported-media-type")
+    assert owner.read(task["id"]) == task
+
+
 @pytest.mark.spec("tasks.update.empty")
 def test_an_empty_patch_changes_nothing(owner: Caller) -> None:
     task = ok(owner.post(full_task()), 201)
