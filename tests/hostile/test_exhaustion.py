@@ -156,7 +156,7 @@ def test_the_number_of_chunks_is_bounded(target: Target, token: str) -> None:
     body = BODY + b" " * 3000
     message = create("first", token, "Transfer-Encoding: chunked", body=one_by_one(body))
     [answer] = target.exchange(message)
-    assert answer.status_code in {400, 413}
+    assert answer.status_code == 400
 
 
 def test_a_few_one_byte_chunks_are_accepted(target: Target, token: str) -> None:
@@ -172,7 +172,7 @@ def one_by_one(body: bytes) -> bytes:
 def test_endless_chunks_are_refused(target: Target, token: str) -> None:
     message = create("first", token, "Transfer-Encoding: chunked", body=b"1\r\n \r\n" * 200_000)
     [answer] = target.exchange(message)
-    assert answer.status_code in {400, 413}
+    assert answer.status_code == 400
 
 
 def test_chunk_extensions_are_bounded(target: Target, token: str) -> None:

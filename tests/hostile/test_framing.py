@@ -449,6 +449,7 @@ def test_a_long_pipeline_is_served_in_full_or_cut_between_requests(target: Targe
     names = [f"{number}" for number in range(5)]
     answers = target.exchange(b"".join(create(name, owner_token, length(body), body=body) for name in names))
     expected = [*((201, name) for name in names), (200, "last")]
+    assert answers
     assert seen(answers) == expected[: len(answers)]
     listed = target.ask(named("list", "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {owner_token}"))
     assert len(listed.json()) == sum(answer.status_code == 201 for answer in answers)

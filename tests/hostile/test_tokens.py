@@ -322,7 +322,7 @@ TYPES: dict[str, Any] = {
 def test_typ_does_not_change_verification(target: Target, case: object) -> None:
     claims = jwt.decode(new_token("owner"), options={"verify_signature": False})
     header: Claims = {"alg": "HS256", "typ": case}
-    assert target.ask(with_token(signed(header, claims, SECRET.encode()))).status_code in {200, 401}
+    assert target.ask(with_token(signed(header, claims, SECRET.encode()))).status_code == 200
     assert_invalid(target.ask(with_token(signed(header, claims, b"another secret" * 4))))
 
 

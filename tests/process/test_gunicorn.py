@@ -124,6 +124,26 @@ def test_a_folder_that_cannot_be_written_to_holds_no_heartbeat(
     assert printed.stdout.strip() == chosen
 
 
+@pytest.mark.spec("process.connections")
+@pytest.mark.parametrize(("descriptors", "connections"), [(1_200, 1_000), (512, 384)])
+def test_a_worker_leaves_128_descriptors_for_other_things(
+    database_url: URL, descriptors: int, connections: int
+) -> None:
+    code = (
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}));"
+        " print(runpy.run_path('gunicorn.conf.py')['worker_connections'])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=variables(database_url),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(printed.stdout) == connections
+
+
 def test_the_application_is_built_once(database_url: URL) -> None:
     code = "import main; assert main.app is main.app"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables(database_url), check=True)

@@ -175,3 +175,14 @@ def test_it_stops_in_time_while_the_collector_is_away(database_url: URL, tmp_pat
         service.stop()
         assert time.monotonic() - started < 20
     assert "mark-collector" not in (tmp_path / "output").read_text()
+
+
+@pytest.mark.spec("process.tracing")
+def test_a_collector_that_is_away_delays_no_request(database_url: URL, tmp_path: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}"}
+    with running(variables(database_url, OTEL_EXPORTER_OTLP_ENDPOINT=away), tmp_path / "output") as service:
+        assert service.client.get(TASKS, headers=headers).status_code == 200
+        started = time.monotonic()
+        assert service.client.get(TASKS, headers=headers).status_code == 200
+        assert time.monotonic() - started < 2
