@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 import uuid
 
 import pytest
@@ -22,6 +23,7 @@ SHORT = {"db_connect_timeout": 1, "db_statement_timeout": 0.2}
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline of a request is then 1.3 s."""
+    assert db.GRACE_SECONDS == db.ABANDON_SECONDS == 1
     monkeypatch.setattr(db, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(db, "ABANDON_SECONDS", 0.1)
 
@@ -44,7 +46,9 @@ def test_a_connection_that_goes_silent_is_closed_and_replaced(
 ) -> None:
     task = caller.create()
     database_wire.silent = True
+    began_at = time.monotonic()
     response = caller.patch(task["id"], {"title": "unknown"})
+    assert 1.25 < time.monotonic() - began_at < 10
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1
     database_wire.silent = False

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from observability.logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
 from observability.request_context import RequestInfo, current_request
 from tests.support import SECRET, TASKS, Caller, client_as
+from web.middleware import RequestContextMiddleware
 
 
 @pytest.mark.spec("process.logs.secrets")
@@ -44,6 +46,29 @@ def test_a_user_id_cannot_disguise_a_line(client: TestClient, caplog: pytest.Log
     line = JsonFormatter().format(record)
     assert line.isascii()
     assert json.loads(line)["user_id"] == subject
+
+
+@pytest.mark.spec("process.logs")
+def test_a_request_whose_client_went_away_has_no_status(caplog: pytest.LogCaptureFixture) -> None:
+    """gunicorn cancels it; there was no answer yet."""
+
+    async def wait(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        scope = {"type": "http", "method": "GET", "path": TASKS, "query_string": b"", "headers": []}
+        request = asyncio.create_task(RequestContextMiddleware(wait, ())(scope, wait, wait))
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scenario())
+    [record] = [record for record in caplog.records if record.name == "access"]
+    line = json.loads(JsonFormatter().format(record))
+    assert line["method"] == "GET"
+    assert "status" not in line
 
 
 class Output(io.StringIO):
@@ -80,11 +105,11 @@ def test_lines_of_a_loop_are_written_together(output: Output) -> None:
         log.info("one")
         log.info("two")
         assert output.writes == []
-        await asyncio.wait_for(output.written.wait(), 10)
+        await asyncio.wait_for(output.written.wait(), 2)
         assert output.writes == ["one\ntwo\n"]
         output.written.clear()
         log.info("three")
-        await asyncio.wait_for(output.written.wait(), 10)
+        await asyncio.wait_for(output.written.wait(), 2)
         assert output.writes == ["one\ntwo\n", "three\n"]
 
     asyncio.run(scenario())
