@@ -175,6 +175,29 @@ def test_threads_that_never_return_are_abandoned_and_bounded(
         wait_until(lambda: database_threads() == before + 1, "the abandoned thread stays")
 
 
+@pytest.mark.spec("process.hung-connections", "process.stop.silent")
+def test_a_stop_does_not_wait_for_a_thread_that_never_returns(
+    make_settings: MakeSettings, unending: URL
+) -> None:
+    with wire(unending) as line:
+        line.silent_from = "SET datestyle"
+        settings = make_settings(database_url=libpq(line.url), db_pool_size=1, **SHORT)
+
+        async def scenario() -> float:
+            database = Database(settings)
+            with pytest.raises(Unanswered):
+                await database.run("somebody", peek)
+            began_at = time.monotonic()
+            await database.close()
+            return time.monotonic() - began_at
+
+        before = database_threads()
+        assert asyncio.run(scenario()) < 10
+        assert database_threads() == before + 1
+        line.cut()
+        wait_until(lambda: database_threads() == before, "the thread stays")
+
+
 def database_threads() -> int:
     return sum(thread.name == "database" for thread in threading.enumerate())
 

@@ -19,6 +19,7 @@ from settings import DatabaseSettings
 from tests.conftest import Route, Serve
 from tests.stage import ROOT, Sql, alembic, environment, libpq, new_database
 from tests.support import client_as, wait_until
+from tests.wire import wire
 
 MIGRATION_LOCK = 7_455_308_412
 """ADVISORY_LOCK of migrations/env.py, which cannot be imported."""
@@ -114,6 +115,15 @@ def test_two_runs_at_once_do_the_work_once(empty_database: URL) -> None:
     held.close()
     assert [run.wait(timeout=60) for run in runs] == [0, 0]
     assert revision(empty_database) == [db.SCHEMA_REVISION]
+
+
+@pytest.mark.spec("schema.migrations.once", "schema.migrations.lock-timeout")
+def test_it_waits_longer_for_another_run_than_for_a_table(empty_database: URL) -> None:
+    with wire(empty_database) as line:
+        alembic(line.url, command.upgrade, "head")
+    sent = [message for message in line.messages if "lock" in message]
+    for part, expected in zip(sent, ("lock_timeout = '60s'", "advisory", "lock_timeout = '5s'"), strict=True):
+        assert expected in part
 
 
 @pytest.mark.spec("schema.migrations.lock-timeout")

@@ -3,10 +3,12 @@
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import pytest
 from sqlalchemy import URL
 
@@ -94,6 +96,20 @@ def test_a_request_in_flight_is_finished(database_url: URL, sql: Sql, output: Pa
         assert (response.status_code, response.json()["title"]) == (200, "after")
         assert service.process.wait(PATIENCE) == 0
     assert sql("SELECT title FROM tasks WHERE id = %s", task["id"]) == [("after",)]
+
+
+@pytest.mark.spec("process.stop")
+def test_new_requests_are_answered_for_a_moment_after_the_stop(database_url: URL, output: Path) -> None:
+    """From its start on, gunicorn looks once a second whether it has to stop: here half a second later."""
+    with running(variables(database_url), output) as service:
+        service.client.close()
+        time.sleep(0.5)
+        began_at = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert httpx2.get(service.client.base_url.join("/health/live")).status_code == 200
+        wait_until_refused(int(str(service.client.base_url.port)))
+        assert time.monotonic() - began_at >= 1
+        assert service.process.wait(PATIENCE) == 0
 
 
 def wait_until_refused(port: int) -> None:
