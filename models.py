@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlmodel import Field as Column
 from sqlmodel import SQLModel
 
-# Stable names, so that a migration can name what an earlier one made.
+# Stable names, so that a migration can refer to constraints of an earlier one.
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -76,4 +76,4 @@ class Task(SQLModel, table=True):
 
 
 TASKS: Table = SQLModel.metadata.tables["tasks"]
-"""`Task` as a table: statements on columns skip the ORM's work per row."""
+"""`Task` as a table: statements on columns avoid the ORM's cost per row."""

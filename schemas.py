@@ -54,10 +54,10 @@ _DATE_TIME_EXPECTED = (
 
 
 def _date_time(value: object) -> datetime:
-    """An RFC 3339 date-time as UTC.
+    """Convert an RFC 3339 date-time to UTC.
 
-    Bounds are checked after the conversion: 9999-12-31T23:59:59-14:00 can be
-    written to PostgreSQL, and then no read of the row succeeds.
+    The range is checked after the conversion: PostgreSQL stores 9999-12-31T23:59:59-14:00,
+    and then every read of the row fails, because Python has no year 10000.
     """
     if not isinstance(value, str) or not _DUE_AT.fullmatch(value):
         raise PydanticCustomError("date_time", _DATE_TIME_EXPECTED)
@@ -92,7 +92,7 @@ Title = Annotated[
         {
             "type": "string",
             "pattern": TITLE_PATTERN,
-            "description": "1–200 characters after white space at both ends is cut off.",
+            "description": "1–200 characters after leading and trailing white space is removed.",
         }
     ),
 ]

@@ -1,7 +1,7 @@
-"""Where the keys that verify tokens come from: shared secrets, or published keys.
+"""Sources of the keys that verify tokens: shared secrets, or a JSON Web Key Set (JWKS).
 
-    KeysUnavailable     the key may exist, but its endpoint does not answer
-    UnknownKey          no such key
+    KeysUnavailable     the key may exist, but its endpoint does not respond
+    UnknownKey          there is no such key
 
 What a token must say besides its signature belongs in `auth.py`.
 """
@@ -36,16 +36,16 @@ log = logging.getLogger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """The key endpoint does not answer, and what is cached does not help."""
+    """The JWKS endpoint does not respond, and the cache has no usable key."""
 
 
 class UnknownKey(Exception):
-    """The token names no key, or one that is not published."""
+    """The token has no `kid`, or one that is not in the key set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key and the one algorithm for which it was made."""
+    """A key and the only algorithm that it may be used with."""
 
     algorithm: str
     material: jwt.PyJWK | bytes
@@ -53,14 +53,17 @@ class Key:
 
 class KeySource(Protocol):
     async def keys_for(self, header: Mapping[str, object]) -> Sequence[Key]:
-        """The keys that may verify a token with this header. Raises both errors above."""
+        """The keys that may verify a token with this header.
+
+        Raises UnknownKey or KeysUnavailable.
+        """
         ...
 
     async def close(self) -> None: ...
 
 
 class SharedSecrets:
-    """HS256 with one secret, or with several while they are being rotated."""
+    """HS256 with one secret, or with several during a rotation."""
 
     def __init__(self, secrets: Sequence[SecretStr]) -> None:
         self._keys = [Key("HS256", secret.get_secret_value().encode()) for secret in secrets]
@@ -73,11 +76,11 @@ class SharedSecrets:
 
 
 class JwksKeySource:
-    """The key set at a URL (RFC 7517), cached; one fetch at a time, in a thread.
+    """The key set at a URL (RFC 7517), cached; fetched in a thread, one fetch at a time.
 
-    A request waits for a fetch when its key is unknown, or when the keys are old
-    and the endpoint answered last time; while it does not answer, old keys are
-    used at once and the fetch goes on behind. All state is touched by the event loop only.
+    A request waits for a fetch when its key is unknown, or when the keys are stale and the
+    endpoint responded last time. While the endpoint fails, stale keys are used at once and
+    the fetch runs in the background. For the event loop only, not thread-safe.
     """
 
     def __init__(self, url: str) -> None:
@@ -104,7 +107,7 @@ class JwksKeySource:
         return [self._keys[kid]]
 
     async def close(self) -> None:
-        """Give up a fetch that is under way."""
+        """Cancel a fetch in progress."""
         if self._fetch is not None:
             self._fetch.cancel()
             await asyncio.gather(self._fetch, return_exceptions=True)
@@ -115,7 +118,7 @@ class JwksKeySource:
             await asyncio.shield(fetch)
 
     def _begin_fetch(self) -> asyncio.Task[None] | None:
-        """The fetch under way, or a new one, or None when the last one is too recent."""
+        """The fetch in progress or a new one; None during the cool-down after the last one."""
         if self._fetch is not None and not self._fetch.done():
             return self._fetch
         if clock() - self._tried_at < REFETCH_SECONDS:
@@ -126,7 +129,7 @@ class JwksKeySource:
     async def _load(self) -> None:
         try:
             keys = await asyncio.wait_for(asyncio.to_thread(fetch_keys, self._url), FETCH_SECONDS)
-        except Exception as error:  # Whatever the endpoint sends, it is no answer to the caller.
+        except Exception as error:  # A hostile endpoint must not cause a 500.
             self._answered = False
             log.warning("The key endpoint does not answer: %s", type(error).__name__)
         else:
@@ -138,9 +141,9 @@ class JwksKeySource:
 
 
 def fetch_keys(url: str) -> dict[str, Key]:
-    """The published keys that can verify a signature, by their id. Blocks.
+    """The usable keys of the key set by key ID. Blocks.
 
-    Raises when the endpoint does not answer with a key set within the limits above.
+    Raises an exception unless the endpoint responds with a key set within the limits above.
     """
     document = json.loads(_download(url))
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
@@ -150,7 +153,7 @@ def fetch_keys(url: str) -> dict[str, Key]:
 
 
 def _usable(jwk: object) -> tuple[str, Key] | None:
-    """None for a key of another kind or purpose, which a set may well have."""
+    """None for a key of another type or purpose, which a key set may contain."""
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
     kid, algorithm = jwk.get("kid"), jwk.get("alg", "EdDSA")
@@ -164,10 +167,10 @@ def _usable(jwk: object) -> tuple[str, Key] | None:
 
 
 def _download(url: str) -> bytes:
-    """The body of the answer, bounded in size and in time as a whole.
+    """The response body, limited in size and in total time.
 
-    The standard library's client follows no redirect and asks no proxy: both
-    could lead to a host that nobody configured.
+    http.client follows no redirects and uses no proxy: both could lead to a host that is
+    not configured.
     """
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
@@ -187,7 +190,7 @@ def _download(url: str) -> bytes:
     return body
 
 
-def _abort(line: socket.socket) -> None:
-    """Wake a thread that waits for a server which sends a byte now and then."""
+def _abort(connection: socket.socket) -> None:
+    """Unblock a thread that reads from a server which sends its response byte by byte."""
     with contextlib.suppress(OSError):
-        line.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""How often a user may ask, and an address may be refused.
+"""Rate limits: requests per user, rejected tokens per client address, lists in progress.
 
 Windows are fixed. They are counted in this process, or by the `limits` package in
 a Redis that all processes share.
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
 REDIS_SECONDS = 0.25
-"""How long a request waits for Redis before the process counts by itself."""
+"""How long a request waits for Redis before the process falls back to its own windows."""
 
 PAUSE_SECONDS = 5.0
-"""How long it then goes on by itself before it asks Redis again."""
+"""How long the process then uses its own windows before it tries Redis again."""
 
 MAX_WINDOWS = 32_768
 """How many windows the process keeps for each limit: 9 MB for addresses."""
@@ -41,7 +41,7 @@ LONG_KEY = 40
 """Keys of this many characters or more are stored as SHA-256 in hex, which no shorter key equals."""
 
 LISTS_IN_PROGRESS = 20
-"""Of one user in one process; a browser has 6 connections to an origin over HTTP/1.1."""
+"""Per user and process. A browser opens 6 connections to an origin over HTTP/1.1."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class RateLimit:
-    """One named limit; `name` is what its headers call it."""
+    """A named limit; the name appears in its response headers."""
 
     def __init__(self, name: str, rate: RateLimitItem, counters: "Counters") -> None:
         self._name = name
@@ -64,7 +64,7 @@ class RateLimit:
         reset = await self._counters.reset_after(self._rate, self._name, key)
         raise ProblemError(
             TOO_MANY_REQUESTS,
-            "This rate limit is used up for now.",
+            "The rate limit is exhausted.",
             headers={
                 "Retry-After": str(reset),
                 "RateLimit-Policy": f'"{self._name}";q={self._rate.amount};w={self._window}',
@@ -74,10 +74,10 @@ class RateLimit:
 
 
 class ConcurrencyLimit:
-    """How many requests of a kind one user may have in progress in this process.
+    """Maximum number of requests of a kind that one user has in progress in this process.
 
-    A request is in progress until its answer has been sent: to a client that reads
-    slowly, or not at all, that takes as long as the connection lives.
+    A request is in progress until its response has been sent. If the client reads slowly
+    or not at all, that lasts as long as the connection.
     """
 
     def __init__(self, name: str, most: int) -> None:
@@ -107,7 +107,7 @@ class ConcurrencyLimit:
 
 
 class Windows(Protocol):
-    """What `limits` calls a strategy, as far as it is used here."""
+    """The part of a `limits` strategy that is used here."""
 
     async def hit(self, item: RateLimitItem, name: str, key: str, /) -> bool: ...
 
@@ -183,7 +183,7 @@ def _digest(key: str) -> str:
 
 
 class Counters:
-    """Where the hits are counted: the shared storage, or the process while that is away."""
+    """Counts hits in the shared storage, or in the process while that is unavailable."""
 
     def __init__(self, url: str) -> None:
         self._local = LocalWindows()
@@ -207,7 +207,7 @@ class Counters:
         return max(1, math.ceil(stats.reset_time - time.time()))
 
     async def _ask(self, question: Callable[[Windows], Awaitable[T]]) -> T:
-        """The answer of the shared storage, or of this process while that is away."""
+        """Ask the shared storage, or this process's windows while it is unavailable."""
         if self._shared is not None and time.monotonic() >= self._shared_again_at:
             try:
                 return await question(self._shared)
@@ -219,7 +219,7 @@ class Counters:
 
 
 def _in_redis(url: str) -> "tuple[ConnectionPool, FixedWindowRateLimiter]":
-    """Imports what it needs only here, for that takes 6 MB of each worker."""
+    """Imports redis only when it is used: it takes 6 MB in each worker."""
     from redis.asyncio import ConnectionPool  # noqa: PLC0415
 
     connections = ConnectionPool.from_url(
@@ -235,7 +235,7 @@ def _in_redis(url: str) -> "tuple[ConnectionPool, FixedWindowRateLimiter]":
 
 
 class RateLimits:
-    """The limits of the service, and how a client is told from another."""
+    """The limits of the service, and the client address that they count by."""
 
     def __init__(self, settings: Settings) -> None:
         self._counters = Counters(settings.rate_limit_storage_url.get_secret_value())
@@ -250,9 +250,9 @@ class RateLimits:
     def address(self, connection: HTTPConnection) -> str:
         """The client's address, as far as it can be trusted.
 
-        Each proxy appends whom it saw to X-Forwarded-For, so what stands left
-        of the trusted ones is the client's own invention. An IPv6 client has a
-        whole /64 to choose addresses from, which counts as one.
+        Each proxy appends its peer's address to X-Forwarded-For, so entries left of those
+        by the TRUSTED_PROXY_HOPS trusted proxies can be forged. An IPv6 client controls a
+        whole /64, which counts as one address.
         """
         peer = connection.client.host if connection.client else ""
         if self._hops:

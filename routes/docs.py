@@ -1,4 +1,4 @@
-"""Pages for people: what the problem types mean, and the contract to try out."""
+"""Documentation for developers: problem types, the OpenAPI document and /docs."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from web import docs_page, openapi
 
 router = APIRouter(generate_unique_id_function=openapi.operation_id)
 
-# The names are in the contract, but an unknown one is no path at all: 404, not 422.
+# The names are in the contract as an enum, but an unknown one is 404, not 422.
 _NAME = Path(
     description="The last part of a problem's `type`.", json_schema_extra={"enum": [*problems.TYPES]}
 )
@@ -27,7 +27,7 @@ _NAME = Path(
     },
 )
 async def explain_problem(name: Annotated[str, _NAME]) -> PlainTextResponse:
-    """What a problem's `type` means and what to do about it."""
+    """What a problem type means and what to do about it."""
     kind = problems.TYPES.get(name)
     if kind is None:
         raise problems.ProblemError(problems.NOT_FOUND, "There is no problem type of this name.")

@@ -26,9 +26,9 @@ class Health(BaseModel):
     },
 )
 async def live(database: Annotated[Database, Depends(get_database)]) -> Health:
-    """Whether the process can work. Touches nothing; ask as often as you like.
+    """Whether the process can work. Does not use the database; check as often as you like.
 
-    503 means that only a restart helps: all database threads are stuck.
+    503 means that all database threads are stuck and only a restart helps.
     """
     if database.is_stuck():
         raise problems.unavailable("All database threads are stuck. Restart this process.")
@@ -45,9 +45,9 @@ async def live(database: Annotated[Database, Depends(get_database)]) -> Health:
     },
 )
 async def ready(database: Annotated[Database, Depends(get_database)]) -> Health:
-    """Whether the database can be served from: there, migrated, and guarded by row security.
+    """Whether the database is reachable, migrated and protected by row security.
 
-    On Neon this keeps the compute awake; for a frequent check use `/health/live`.
+    On Neon this keeps the compute awake; use `/health/live` for frequent checks.
     """
     await database.check_ready()
     return Health(status="ready")

@@ -19,11 +19,11 @@ from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 VERSION = "0.1.0"
 
 DESCRIPTION = """
-Tasks of the people who sign in at your frontend: each sees their own and nothing else.
+The tasks of the people who sign in to your frontend. Users only ever see their own.
 
-Every operation under `/api/tasks` takes a token of Better Auth's `jwt` plugin as
-`Authorization: Bearer <token>`. Whatever is not a success is a problem detail
-(RFC 9457) as `application/problem+json`.
+Every operation under `/api/tasks` requires a token of Better Auth's `jwt` plugin as
+`Authorization: Bearer <token>`. Every error is a problem detail (RFC 9457) as
+`application/problem+json`.
 """
 
 Json = dict[str, object]
@@ -35,7 +35,7 @@ SERVERS: list[Json] = [{"url": "/"}]
 TAGS: list[Json] = [
     {"name": "tasks", "description": "The signed-in user's own tasks."},
     {"name": "health", "description": "Liveness and readiness, for the platform."},
-    {"name": "problems", "description": "What the `type` of a problem means."},
+    {"name": "problems", "description": "Explanations of the problem types."},
 ]
 
 BEARER: Json = {
@@ -74,13 +74,13 @@ _EXAMPLES: dict[type, Json] = {
 }
 
 _HEADERS: dict[str, str] = {
-    "X-Request-ID": "Names this request in the service's log.",
-    "WWW-Authenticate": "What is wrong with the token (RFC 6750).",
-    "Retry-After": "Seconds to wait.",
-    "RateLimit-Policy": 'The limit that is used up, such as `"requests";q=600;w=60`.',
-    "RateLimit": 'What is left of it and when it begins anew, such as `"requests";r=0;t=17`.',
+    "X-Request-ID": "Identifies this request in the service's log.",
+    "WWW-Authenticate": "Why the token was refused (RFC 6750).",
+    "Retry-After": "Seconds to wait before retrying.",
+    "RateLimit-Policy": 'The exhausted limit, such as `"requests";q=600;w=60`.',
+    "RateLimit": 'The remaining quota and the seconds until it resets, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
-    "Server-Timing": "Milliseconds for the database, and until a connection to it was ready.",
+    "Server-Timing": "Milliseconds in the database, and waiting for a connection.",
     "Link": 'The next page, when there is one: `<…>; rel="next"`.',
 }
 _HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {
@@ -108,13 +108,13 @@ ID_PROBLEMS = (problems.NOT_FOUND,)
 
 
 HEADERS_TOO_LARGE: Json = {
-    "description": "The header fields are too large. The HTTP server answers this itself, in plain text.",
+    "description": "The header fields are too large. The HTTP server itself sends this response.",
     "content": {"text/plain": {"schema": {"type": "string"}}},
 }
 
 
 def problem(kind: ProblemType) -> Json:
-    """The declaration of an answer that is this problem."""
+    """The declaration of a response with this problem."""
     example = {
         "type": f"/problems/{kind.name}",
         "title": kind.title,
@@ -161,7 +161,7 @@ def request_body(model: type[BaseModel], *media_types: str) -> Json:
 
 
 def operation_id(route: APIRoute) -> str:
-    """The name of the function, which is what a generated client calls its own."""
+    """The function's name, which generated clients use for theirs."""
     return route.name
 
 

@@ -32,8 +32,8 @@ async def check_query_names(request: Request) -> None:
     given = [name for name, _ in request.query_params.multi_items()]
     items = []
     if not set(given) <= set(declared):
-        known = f"known are: {', '.join(declared)}" if declared else "this operation takes none"
-        items.append(ProblemItem(detail=f"There is an unknown query parameter; {known}.", parameter=""))
+        known = f"Known parameters: {', '.join(declared)}." if declared else "This operation takes none."
+        items.append(ProblemItem(detail=f"Unknown query parameter. {known}", parameter=""))
     items += [
         ProblemItem(detail="The parameter is given more than once.", parameter=name)
         for name in declared

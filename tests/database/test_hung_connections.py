@@ -185,7 +185,7 @@ def test_a_stop_does_not_wait_for_a_thread_that_never_returns(
 
         async def scenario() -> float:
             database = Database(settings)
-            with pytest.raises(Unanswered):
+            with pytest.raises(DatabaseTimeout):
                 await database.run("somebody", peek)
             began_at = time.monotonic()
             await database.close()
