@@ -73,7 +73,7 @@ def ask(client: TestClient, token: str) -> int:
 def is_fetching(client: TestClient) -> bool:
     """Whether a fetch of the keys has begun and not ended."""
     assert isinstance(client.app, FastAPI)
-    fetch = client.app.state.authenticator._keys._fetch
+    fetch = client.app.state.token_verifier._keys._fetch
     return fetch is not None and not fetch.done()
 
 
