@@ -1,1 +1,1 @@
-"""How fast the service is, beside two others that do the same work; see RESULTS.md."""
+"""Benchmarks: the service compared with three reference applications; results in RESULTS.md."""

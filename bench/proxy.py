@@ -1,8 +1,8 @@
-"""A line to PostgreSQL with a delay, which counts what it costs to use it.
+"""A TCP proxy to PostgreSQL that adds latency, and counts round trips and messages.
 
-Everything arrives half the round trip later, and nothing slower than that: what
-arrives together leaves together. Each direction has a thread of its own, because
-the timers of event loops are good to a millisecond only.
+Data is delayed by half the round-trip time in each direction, without limiting the
+bandwidth. Each direction has its own thread, because event loop timers have a
+resolution of 1 ms.
 """
 
 import contextlib
@@ -21,84 +21,86 @@ from sqlalchemy import URL
 START_UP = 196608
 PASSWORD = "p"
 
-SHARP_SECONDS = 0.0003
-"""So long before data are due, their thread no longer sleeps: it would wake up too late."""
+SPIN_SECONDS = 0.0003
+"""The thread polls for the last 300 µs before data is due, because sleeping would overshoot."""
 
 
 @dataclass
-class Line:
-    """What was sent over it since the last `clear`.
+class DelayProxy:
+    """Traffic through the proxy since the last `clear`.
 
-    A round trip begins whenever the client speaks after the server has spoken:
-    until then it has waited. `messages` are the types of what the client sent
-    after the start-up, passwords left out.
+    A round trip starts when the client sends after the server has sent.
     """
 
     url: URL
+    """The server's URL with the proxy's address."""
     delay: float
+    """Seconds in one direction."""
     messages: list[str] = field(default_factory=list)
+    """Types of the client's messages after start-up, without password messages."""
     round_trips: int = 0
-    _server_spoke: bool = True
+    _server_has_sent: bool = True
     _used_at: float = field(default_factory=time.monotonic)
 
     def clear(self) -> None:
         self.messages.clear()
         self.round_trips = 0
-        self._server_spoke = True
+        self._server_has_sent = True
 
-    def wait_until_quiet(self) -> None:
-        """What a contestant does after it has answered belongs to the operation as well."""
-        quiet = max(0.01, 6 * self.delay)
-        while (rest := self._used_at + quiet - time.monotonic()) > 0:
-            time.sleep(rest)
+    def wait_until_idle(self) -> None:
+        """Also count messages that a target sends after its response, such as a ROLLBACK."""
+        idle = max(0.01, 6 * self.delay)
+        while (remaining := self._used_at + idle - time.monotonic()) > 0:
+            time.sleep(remaining)
 
-    def client_spoke(self) -> None:
-        self.round_trips += self._server_spoke
-        self._server_spoke = False
+    def client_sent(self) -> None:
+        self.round_trips += self._server_has_sent
+        self._server_has_sent = False
         self._used_at = time.monotonic()
 
-    def server_spoke(self) -> None:
-        self._server_spoke = True
+    def server_sent(self) -> None:
+        self._server_has_sent = True
         self._used_at = time.monotonic()
 
 
 @contextmanager
-def delayed(server: URL, round_trip_seconds: float) -> Iterator[Line]:
-    """A line to `server` for as many connections as come; `url` is its near end."""
+def delay_proxy(server: URL, round_trip_seconds: float) -> Iterator[DelayProxy]:
+    """Run a proxy to `server` for any number of connections; connect to its `url`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        line = Line(server.set(host="127.0.0.1", port=listener.getsockname()[1]), round_trip_seconds / 2)
-        thread = threading.Thread(target=_accept, args=(listener, server, line), daemon=True)
+        url = server.set(host="127.0.0.1", port=listener.getsockname()[1])
+        proxy = DelayProxy(url, round_trip_seconds / 2)
+        thread = threading.Thread(target=_accept, args=(listener, server, proxy), daemon=True)
         thread.start()
         try:
-            yield line
+            yield proxy
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 
-def _accept(listener: socket.socket, server: URL, line: Line) -> None:
+def _accept(listener: socket.socket, server: URL, proxy: DelayProxy) -> None:
     while True:
         try:
-            near, _ = listener.accept()
+            client, _ = listener.accept()
         except OSError:
             return
-        far = socket.create_connection((server.host or "127.0.0.1", server.port or 5432))
-        for each in (near, far):
+        upstream = socket.create_connection((server.host or "127.0.0.1", server.port or 5432))
+        for each in (client, upstream):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        reader = _Reader(line.messages)
+        parser = _MessageParser(proxy.messages)
 
-        def from_client(data: bytes, reader: "_Reader" = reader) -> None:
-            line.client_spoke()
-            reader.feed(data)
+        def from_client(data: bytes, parser: "_MessageParser" = parser) -> None:
+            proxy.client_sent()
+            parser.feed(data)
 
-        _start(near, far, line.delay, from_client, _nothing)
-        _start(far, near, line.delay, _nothing, lambda _: line.server_spoke())
+        _start(client, upstream, proxy.delay, from_client, _ignore)
+        _start(upstream, client, proxy.delay, _ignore, lambda _: proxy.server_sent())
 
 
 Observer = Callable[[bytes], None]
 
 
-def _nothing(_: bytes) -> None:
+def _ignore(_: bytes) -> None:
     pass
 
 
@@ -112,62 +114,62 @@ def _start(
 def _relay(
     source: socket.socket, target: socket.socket, delay: float, arrived: Observer, leaving: Observer
 ) -> None:
-    under_way: deque[tuple[float, bytes]] = deque()
+    in_flight: deque[tuple[float, bytes]] = deque()
     with contextlib.suppress(OSError):
         while True:
-            wait = max(0.0, under_way[0][0] - time.monotonic() - SHARP_SECONDS) if under_way else None
+            wait = max(0.0, in_flight[0][0] - time.monotonic() - SPIN_SECONDS) if in_flight else None
             if select.select([source], [], [], wait)[0]:
                 data = source.recv(262_144)
                 if not data:
                     break
-                under_way.append((time.monotonic() + delay, data))
+                in_flight.append((time.monotonic() + delay, data))
                 arrived(data)
-            while under_way and under_way[0][0] <= time.monotonic():
-                _, data = under_way.popleft()
+            while in_flight and in_flight[0][0] <= time.monotonic():
+                _, data = in_flight.popleft()
                 leaving(data)
                 target.sendall(data)
-        _hand_over(under_way, target)
+        _flush(in_flight, target)
     for each in (source, target):
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
 
 
-def _hand_over(under_way: deque[tuple[float, bytes]], target: socket.socket) -> None:
-    """What was under way when the sender ended the connection."""
-    for due, data in under_way:
+def _flush(in_flight: deque[tuple[float, bytes]], target: socket.socket) -> None:
+    """Deliver data that was still delayed when the sender closed the connection."""
+    for due, data in in_flight:
         time.sleep(max(0.0, due - time.monotonic()))
         target.sendall(data)
 
 
-class _Reader:
-    """Tells a client's messages apart; until the start-up message, they have no type.
+class _MessageParser:
+    """Splits a client's byte stream into protocol messages. Up to the start-up message they have no type.
 
     Source: https://www.postgresql.org/docs/current/protocol-message-formats.html
     """
 
     def __init__(self, messages: list[str]) -> None:
         self._messages = messages
-        self._rest = b""
+        self._buffer = b""
         self._started = False
 
     def feed(self, data: bytes) -> None:
-        self._rest += data
-        while len(self._rest) >= 8 if not self._started else len(self._rest) >= 5:
+        self._buffer += data
+        while len(self._buffer) >= 8 if not self._started else len(self._buffer) >= 5:
             size = self._typed() if self._started else self._untyped()
             if size == 0:
                 return
-            self._rest = self._rest[size:]
+            self._buffer = self._buffer[size:]
 
     def _untyped(self) -> int:
-        length, code = struct.unpack_from("!II", self._rest)
-        if len(self._rest) < length:
+        length, code = struct.unpack_from("!II", self._buffer)
+        if len(self._buffer) < length:
             return 0
         self._started = code == START_UP
         return int(length)
 
     def _typed(self) -> int:
-        kind, length = struct.unpack_from("!cI", self._rest)
-        if len(self._rest) < 1 + length:
+        kind, length = struct.unpack_from("!cI", self._buffer)
+        if len(self._buffer) < 1 + length:
             return 0
         if kind.decode() != PASSWORD:
             self._messages.append(kind.decode())

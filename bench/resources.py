@@ -1,6 +1,6 @@
-"""What the service takes from its machine: CPU until its first answer, and memory.
+"""Start-up CPU time and memory of the service.
 
-One worker serves all the requests, so that it bears what several would share.
+Memory is measured with a single worker, so that it serves all of the requests.
 """
 
 import secrets
@@ -15,16 +15,16 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from bench import data
-from bench.contestants import WORKERS, Contestant, running
 from bench.processes import cpu_seconds, memory_megabytes
 from bench.report import Figure, at_most, table
+from bench.targets import WORKERS, Target, running
 from bench.throughput import CONNECTIONS, Load
 from tools import postgres
 
 STARTS = 5
 EARLY = 20_000
 LATE = 200_000
-"""Requests after which memory is compared."""
+"""Memory is compared after these numbers of requests, to detect a leak."""
 
 USERS = 1_000
 TASKS = 100_000
@@ -37,18 +37,18 @@ def section(figures: list[Figure]) -> Iterator[str]:
         database = stack.enter_context(postgres.temporary_server())
         secret = secrets.token_hex(32)
         start = {workers: _start_seconds(database, secret, folder, workers) for workers in (1, WORKERS)}
-        figures.append(at_most(f"CPU until the first answer, {WORKERS} workers", 2.5, start[WORKERS], " s"))
+        figures.append(at_most(f"CPU time until ready, {WORKERS} workers", 2.5, start[WORKERS], " s"))
         service = stack.enter_context(running("service", database, secret, folder, workers=1))
-        data.load_tasks(database, TASKS, data.in_turn(USERS))
+        data.load_tasks(database, TASKS, data.round_robin(USERS))
         memory = _memory(service, Load(database, folder, USERS, secret))
-    rest, early, late = (each.rss for each in memory)
-    figures.append(at_most("resident memory of a worker at rest", 90, rest, " MB"))
-    figures.append(at_most(f"memory after {LATE:,} requests, of that after {EARLY:,}", 1.05, late / early))
+    idle, early, late = (each.rss for each in memory)
+    figures.append(at_most("RSS of an idle worker", 90, idle, " MB"))
+    figures.append(at_most(f"RSS after {LATE:,} requests relative to {EARLY:,}", 1.05, late / early, " ×"))
     yield from _lines(start, memory)
 
 
 def _start_seconds(database: URL, secret: str, folder: Path, workers: int) -> float:
-    """CPU of all processes of the service until /health/ready has answered; the median of several starts."""
+    """CPU time of all processes of the service until /health/ready returns 200, median of STARTS starts."""
     seconds = []
     for _ in range(STARTS):
         with running("service", database, secret, folder, workers=workers) as service:
@@ -58,23 +58,23 @@ def _start_seconds(database: URL, secret: str, folder: Path, workers: int) -> fl
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes of a worker that has served so many requests."""
+    """RSS and PSS of a worker, in MB, after `served` requests."""
 
     served: int
     rss: float
     pss: float
 
 
-def _memory(service: Contestant, load: Load) -> list[Memory]:
-    """At rest, early, and late."""
+def _memory(service: Target, load: Load) -> list[Memory]:
+    """Measured when idle, after EARLY and after LATE requests."""
     [worker] = service.workers()
 
     def now(served: int) -> Memory:
         return Memory(served, memory_megabytes(worker), memory_megabytes(worker, "Pss"))
 
     served, memory = 0, [now(0)]
-    for wanted in (EARLY, LATE):
-        while served < wanted:
+    for requests in (EARLY, LATE):
+        while served < requests:
             served += load.run(service, "mix", CONNECTIONS, RUN_SECONDS).requests
             print(f"resources: {served:,} of {LATE:,} requests", file=sys.stderr, flush=True)
         memory.append(now(served))
@@ -82,16 +82,14 @@ def _memory(service: Contestant, load: Load) -> list[Memory]:
 
 
 def _lines(start: dict[int, float], memory: list[Memory]) -> Iterator[str]:
-    yield "## Start and memory"
+    yield "## Start-up and memory"
     yield ""
     yield (
-        "CPU of all processes of the service until `/health/ready` has answered, the median of"
-        f" {STARTS} starts; the resident memory of a worker that alone serves the mix at {CONNECTIONS}"
+        "CPU time of all processes of the service until `/health/ready` returns 200, median of"
+        f" {STARTS} starts. Memory of a single worker that serves the mixed workload at {CONNECTIONS}"
         " connections."
     )
     yield ""
-    yield from table(
-        ["workers", "CPU s to the first answer"], ([str(n), f"{s:.2f}"] for n, s in start.items())
-    )
+    yield from table(["workers", "CPU s until ready"], ([str(n), f"{s:.2f}"] for n, s in start.items()))
     rows = ([f"{each.served:,}", f"{each.rss:.1f}", f"{each.pss:.1f}"] for each in memory)
-    yield from table(["requests served", "resident MB", "with a part of what is shared MB"], rows)
+    yield from table(["requests served", "RSS MB", "PSS MB"], rows)

@@ -1,7 +1,7 @@
-"""The same operations as a tutorial of FastAPI and SQLModel writes them. An honest one.
+"""The same API written the way a good FastAPI and SQLModel tutorial writes it.
 
-Sync endpoints, a session dependency with `yield`, HTTPBearer, PyJWT, a pool with
-pre-ping, `add`, `commit` and `refresh`; on the table that the service uses.
+Sync endpoints, a session dependency with `yield`, HTTPBearer, PyJWT, a connection pool
+with pre-ping, `add`, `commit` and `refresh`, on the same table as the service.
 """
 
 import os
@@ -63,11 +63,11 @@ def get_current_user(credentials: Annotated[HTTPAuthorizationCredentials, Depend
     return str(claims["sub"])
 
 
-Db = Annotated[Session, Depends(get_session)]
+SessionDep = Annotated[Session, Depends(get_session)]
 CurrentUser = Annotated[str, Depends(get_current_user)]
 
 
-def own_task(session: Session, user_id: str, task_id: UUID) -> Task:
+def get_own_task(session: Session, user_id: str, task_id: UUID) -> Task:
     task = session.exec(
         select(Task).where(Task.user_id == user_id, Task.id == task_id, col(Task.deleted_at).is_(None))
     ).first()
@@ -78,7 +78,7 @@ def own_task(session: Session, user_id: str, task_id: UUID) -> Task:
 
 @app.get("/api/tasks", response_model=list[TaskPublic])
 def list_tasks(
-    user_id: CurrentUser, session: Db, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    user_id: CurrentUser, session: SessionDep, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> list[Task]:
     statement = (
         select(Task)
@@ -90,7 +90,7 @@ def list_tasks(
 
 
 @app.post("/api/tasks", response_model=TaskPublic, status_code=201)
-def create_task(task: TaskCreate, user_id: CurrentUser, session: Db) -> Task:
+def create_task(task: TaskCreate, user_id: CurrentUser, session: SessionDep) -> Task:
     now = datetime.now(UTC)
     row = Task(
         **task.model_dump(),
@@ -107,21 +107,21 @@ def create_task(task: TaskCreate, user_id: CurrentUser, session: Db) -> Task:
 
 
 @app.get("/api/tasks/{task_id}", response_model=TaskPublic)
-def get_task(task_id: UUID, user_id: CurrentUser, session: Db) -> Task:
-    return own_task(session, user_id, task_id)
+def get_task(task_id: UUID, user_id: CurrentUser, session: SessionDep) -> Task:
+    return get_own_task(session, user_id, task_id)
 
 
 @app.put("/api/tasks/{task_id}", response_model=TaskPublic)
-def replace_task(task_id: UUID, whole: TaskReplace, user_id: CurrentUser, session: Db) -> Task:
-    return change(session, own_task(session, user_id, task_id), whole.model_dump())
+def replace_task(task_id: UUID, replacement: TaskReplace, user_id: CurrentUser, session: SessionDep) -> Task:
+    return save(session, get_own_task(session, user_id, task_id), replacement.model_dump())
 
 
 @app.patch("/api/tasks/{task_id}", response_model=TaskPublic)
-def update_task(task_id: UUID, patch: TaskUpdate, user_id: CurrentUser, session: Db) -> Task:
-    return change(session, own_task(session, user_id, task_id), patch.model_dump(exclude_unset=True))
+def update_task(task_id: UUID, changes: TaskUpdate, user_id: CurrentUser, session: SessionDep) -> Task:
+    return save(session, get_own_task(session, user_id, task_id), changes.model_dump(exclude_unset=True))
 
 
-def change(session: Session, task: Task, values: dict[str, object]) -> Task:
+def save(session: Session, task: Task, values: dict[str, object]) -> Task:
     task.sqlmodel_update(values)
     now = datetime.now(UTC)
     task.completed_at = (task.completed_at or now) if task.completed else None
@@ -134,8 +134,8 @@ def change(session: Session, task: Task, values: dict[str, object]) -> Task:
 
 
 @app.delete("/api/tasks/{task_id}", status_code=204)
-def delete_task(task_id: UUID, user_id: CurrentUser, session: Db) -> Response:
-    task = own_task(session, user_id, task_id)
+def delete_task(task_id: UUID, user_id: CurrentUser, session: SessionDep) -> Response:
+    task = get_own_task(session, user_id, task_id)
     task.deleted_at = datetime.now(UTC)
     session.add(task)
     session.commit()

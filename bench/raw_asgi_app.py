@@ -1,8 +1,8 @@
-"""The least that a Python process can do for the same answers: how far down it goes.
+"""A raw ASGI app with the same responses: approximately the upper bound for a Python server.
 
-A bare ASGI function, psycopg2, one connection for each thread, JSON made by
-PostgreSQL; the role and the user's scope included, and the token verified. No
-validation, no limits, no log, no headers but the content type.
+An ASGI function and psycopg2 with one connection per thread; PostgreSQL renders the JSON.
+It verifies tokens and sets the role and the user, as the service does. It has no
+validation, rate limits, logging or response headers other than Content-Type.
 """
 
 import asyncio
@@ -46,42 +46,43 @@ UPDATE = (
 )
 DELETE = f"{SCOPE} UPDATE tasks SET deleted_at = clock_timestamp() WHERE {MINE} AND id = %(id)s RETURNING ''"
 
-NEW: dict[str, object] = {"description": None, "priority": "medium", "tags": []}
+DEFAULTS: dict[str, object] = {"description": None, "priority": "medium", "tags": []}
 JSON = [(b"content-type", b"application/json")]
 
-threads = ThreadPoolExecutor(5)
-lane = threading.local()
-verified: dict[bytes, str] = {}
+executor = ThreadPoolExecutor(5)
+thread_state = threading.local()
+subjects: dict[bytes, str] = {}
+"""The subject of each token that was verified."""
 
 
-def ask(statement: str, parameters: dict[str, object]) -> bytes | None:
-    """The one text that the statement gives, in a thread that keeps its connection."""
-    if not hasattr(lane, "cursor"):
+def fetch_json(statement: str, parameters: dict[str, object]) -> bytes | None:
+    """The JSON text of the single row, or None without a row. Each executor thread keeps its connection."""
+    if not hasattr(thread_state, "cursor"):
         connection = psycopg2.connect(os.environ["DATABASE_URL"])
         connection.autocommit = True
-        lane.cursor = connection.cursor()
-    lane.cursor.execute(statement, parameters)
-    row = lane.cursor.fetchone()
+        thread_state.cursor = connection.cursor()
+    thread_state.cursor.execute(statement, parameters)
+    row = thread_state.cursor.fetchone()
     return None if row is None else row[0].encode()
 
 
-def user_of(headers: list[tuple[bytes, bytes]]) -> str | None:
+def authenticate(headers: list[tuple[bytes, bytes]]) -> str | None:
     token = dict(headers).get(b"authorization", b"")[7:]
-    if token not in verified:
+    if token not in subjects:
         try:
-            verified[token] = jwt.decode(token, SECRET, ["HS256"])["sub"]
+            subjects[token] = jwt.decode(token, SECRET, ["HS256"])["sub"]
         except jwt.InvalidTokenError:
             return None
-    return verified[token]
+    return subjects[token]
 
 
 async def app(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
     if scope["type"] == "lifespan":
-        for answer in ("lifespan.startup.complete", "lifespan.shutdown.complete"):
+        for reply in ("lifespan.startup.complete", "lifespan.shutdown.complete"):
             await receive()
-            await send({"type": answer})
+            await send({"type": reply})
         return
     status, body = await respond(scope, receive)
     await send({"type": "http.response.start", "status": status, "headers": JSON})
@@ -91,12 +92,12 @@ async def app(
 async def respond(scope: Message, receive: Callable[[], Awaitable[Message]]) -> tuple[int, bytes]:
     if scope["path"].startswith("/health"):
         return 200, b"{}"
-    user = user_of(scope["headers"])
+    user = authenticate(scope["headers"])
     if user is None:
         return 401, b"{}"
     method, parameters = scope["method"], {"user": user, "id": scope["path"][11:]}
     if method in {"POST", "PATCH"}:
-        parameters |= NEW | json.loads((await receive())["body"])
+        parameters |= DEFAULTS | json.loads((await receive())["body"])
     statement, status = GET, 200
     if method == "POST":
         statement, status, parameters["id"] = CREATE, 201, str(uuid7())
@@ -106,5 +107,5 @@ async def respond(scope: Message, receive: Callable[[], Awaitable[Message]]) -> 
         statement, status = DELETE, 204
     elif not parameters["id"]:
         statement, parameters["limit"] = LIST, scope["query_string"].rpartition(b"=")[2].decode()
-    found = await asyncio.get_running_loop().run_in_executor(threads, ask, statement, parameters)
+    found = await asyncio.get_running_loop().run_in_executor(executor, fetch_json, statement, parameters)
     return (404, b"{}") if found is None else (status, found)
