@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 
 from main import create_app
 from settings import Settings
-from tests import stage
+from tests import environment
+from tests.environment import Sql, alembic, new_database, require_program
 from tests.pooler import pooler
-from tests.stage import Sql, alembic, new_database, require
+from tests.protocol_proxy import ProtocolProxy, protocol_proxy
 from tests.support import Caller, client_as
-from tests.wire import Wire, wire
 from tools.postgres import Failure, temporary_server
 
 # A developer's own settings must not reach the tests, nor the tests their database.
@@ -86,7 +86,7 @@ def sql(database_url: URL) -> Iterator[Sql]:
 
 
 @contextmanager
-def one_clear_line() -> Iterator[None]:
+def exit_on_failure() -> Iterator[None]:
     """Without what all tests need there is nothing to run; a traceback would not say more."""
     try:
         yield
@@ -97,8 +97,8 @@ def one_clear_line() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pooler_url(server_url: URL) -> Iterator[URL]:
     """The superuser's URL of the same server, through PgBouncer in transaction mode."""
-    program = require("pgbouncer")
-    with one_clear_line(), pooler(program, server_url) as url:
+    program = require_program("pgbouncer")
+    with exit_on_failure(), pooler(program, server_url) as url:
         yield url
 
 
@@ -121,7 +121,7 @@ def service_url(route: Route, database_url: URL) -> URL:
 def make_settings(service_url: URL) -> MakeSettings:
     """Settings as the environment would give them, with what a test changes."""
 
-    return partial(stage.make_settings, service_url)
+    return partial(environment.make_settings, service_url)
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +161,6 @@ def anonymous(client: TestClient) -> Caller:
 
 
 @pytest.fixture
-def database_wire(service_url: URL) -> Iterator[Wire]:
-    with wire(service_url) as seen:
-        yield seen
+def database_proxy(service_url: URL) -> Iterator[ProtocolProxy]:
+    with protocol_proxy(service_url) as proxy:
+        yield proxy

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage import require
+from tests.environment import require_program
 
 NPM_SECONDS = 100
-PATIENCE = 10
+TIMEOUT_SECONDS = 10
 
 
-def installed(folder: Path) -> Path:
+def install_packages(folder: Path) -> Path:
     """The folder, with the packages of its lock file: npm runs once for each state of the file."""
     _require_version(json.loads((folder / "package.json").read_text())["engines"]["node"])
-    fault = _install(require("npm"), folder)
+    fault = _install(require_program("npm"), folder)
     if fault:
         pytest.fail(f"npm ci in {folder} failed: {fault}", pytrace=False)
     return folder
@@ -31,7 +31,7 @@ def installed(folder: Path) -> Path:
 def _require_version(engines: str) -> None:
     """Skip the test unless Node is at least the version of an `engines` such as `>=22.18`."""
     wanted = [int(number) for number in engines.removeprefix(">=").split(".")]
-    found = _version(require("node", "nodejs"))
+    found = _version(require_program("node", "nodejs"))
     if found < wanted:
         pytest.skip(f"needs Node {engines}, and not {'.'.join(map(str, found))}")
 
@@ -89,9 +89,9 @@ def run(
     packages: Path, program: str, *arguments: str | Path, folder: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of the packages that `packages` has, in a folder."""
-    path = installed(packages) / "node_modules" / ".bin" / program
+    path = install_packages(packages) / "node_modules" / ".bin" / program
     return subprocess.run(
-        [require("node", "nodejs"), path, *arguments],
+        [require_program("node", "nodejs"), path, *arguments],
         cwd=folder,
         env={**os.environ, **variables},
         capture_output=True,
@@ -102,10 +102,10 @@ def run(
 
 
 @contextmanager
-def node(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def node_process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A Node script that ends when its standard input does, and so with the tests, however they end."""
     process = subprocess.Popen(
-        [require("node", "nodejs"), *map(str, arguments)],
+        [require_program("node", "nodejs"), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -118,7 +118,7 @@ def node(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 def _end(process: subprocess.Popen[str]) -> None:
     try:
-        process.communicate(timeout=PATIENCE)
+        process.communicate(timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 
 _NAMES = re.compile(r"`(\w+)`")
 _DEFAULT = re.compile(r"default `?([^`\s|;]+)`?")

@@ -91,13 +91,13 @@ def assert_problem(response: Response, status: int, kind: str) -> dict[str, Any]
     return problem
 
 
-def places(response: Response) -> set[str]:
+def error_locations(response: Response) -> set[str]:
     """Where the errors of a 422 are."""
     problem = assert_problem(response, 422, "invalid-request")
-    return {place for each in problem["errors"] for place in each.values()}
+    return {location for each in problem["errors"] for location in each.values()}
 
 
-def assert_refused(response: Response, description: str | None) -> None:
+def assert_unauthorized(response: Response, description: str | None) -> None:
     """A 401 with its challenge; `description` is None when there were no credentials."""
     assert_problem(response, 401, "unauthorized")
     challenge = response.headers["www-authenticate"]

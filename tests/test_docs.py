@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 from tests.test_specs import clauses
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))

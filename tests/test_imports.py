@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 
 LAYERS = (
     "settings",

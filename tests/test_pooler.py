@@ -12,27 +12,27 @@ import psycopg2
 import pytest
 from sqlalchemy import URL
 
+from tests.environment import ROOT, Sql, libpq_url, new_database, require_program
 from tests.pooler import SERVER_CONNECTIONS, pooler
-from tests.stage import ROOT, Sql, libpq, new_database, require
+from tests.protocol_proxy import PROTOCOL_VERSION
 from tests.support import wait_until
-from tests.wire import START_UP
 from tools.postgres import Failure
 
 
 @pytest.mark.parametrize("options", ["-c search_path=public", "-c statement_timeout=1"])
 def test_options_are_refused(pooler_url: URL, options: str) -> None:
     with pytest.raises(psycopg2.OperationalError, match="unsupported startup parameter"):
-        psycopg2.connect(libpq(pooler_url), options=options)
+        psycopg2.connect(libpq_url(pooler_url), options=options)
 
 
 @pytest.mark.parametrize("name", ["search_path", "extra_float_digits", "statement_timeout"])
 def test_start_up_parameters_are_refused(pooler_url: URL, name: str) -> None:
     """libpq never sends them, other drivers do; so this start-up message is written by hand."""
     words = ["user", str(pooler_url.username), "database", str(pooler_url.database), name, "1", ""]
-    body = START_UP.to_bytes(4, "big") + "\0".join(words).encode() + b"\0"
-    with socket.create_connection((str(pooler_url.host), pooler_url.port)) as line:
-        line.sendall((len(body) + 4).to_bytes(4, "big") + body)
-        assert f"unsupported startup parameter: {name}".encode() in line.recv(4096)
+    body = PROTOCOL_VERSION.to_bytes(4, "big") + "\0".join(words).encode() + b"\0"
+    with socket.create_connection((str(pooler_url.host), pooler_url.port)) as connection:
+        connection.sendall((len(body) + 4).to_bytes(4, "big") + body)
+        assert f"unsupported startup parameter: {name}".encode() in connection.recv(4096)
 
 
 def test_the_parameters_that_neon_follows_are_followed(
@@ -70,7 +70,7 @@ def test_a_port_in_use_is_one_clear_line(server_url: URL) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(Failure, match=rf"\APgBouncer did not start on port {port}: .+\Z"),
-            pooler(require("pgbouncer"), server_url, port),
+            pooler(require_program("pgbouncer"), server_url, port),
         ):
             raise AssertionError("it started")
 
@@ -80,7 +80,7 @@ def test_it_ends_with_a_run_that_is_killed(server_url: URL) -> None:
         "import signal, sys; from sqlalchemy import make_url; from tests.pooler import pooler\n"
         "with pooler(sys.argv[1], make_url(sys.argv[2])) as url: print(url.port, flush=True); signal.pause()"
     )
-    command = [sys.executable, "-c", script, require("pgbouncer"), libpq(server_url)]
+    command = [sys.executable, "-c", script, require_program("pgbouncer"), libpq_url(server_url)]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from settings import DatabaseSettings, Settings
-from tests.stage import ROOT, environment
+from tests.environment import ROOT, environment_variables
 from tests.support import SECRET
 
 GOOD = {"DATABASE_URL": "postgres://app:hunter2@localhost/tasks", "BETTER_AUTH_SECRET": SECRET}
@@ -19,7 +19,7 @@ def _no_env_file(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def faults(**changes: str) -> list[str]:
     """The lines that name the faults of these settings."""
-    with environment(**{**GOOD, **changes}), pytest.raises(SystemExit) as ended:
+    with environment_variables(**{**GOOD, **changes}), pytest.raises(SystemExit) as ended:
         Settings.load()
     first, *rest = str(ended.value).splitlines()
     assert first == "The settings are wrong:"
@@ -29,7 +29,7 @@ def faults(**changes: str) -> list[str]:
 
 
 def load(**changes: str) -> Settings:
-    with environment(**{**GOOD, **changes}):
+    with environment_variables(**{**GOOD, **changes}):
         return Settings.load()
 
 
@@ -201,7 +201,7 @@ def test_a_fault_is_named_once() -> None:
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"A=\xe9\n"])
 def test_a_file_that_cannot_be_read_is_named(content: bytes) -> None:
     Path(".env").write_bytes(content)
-    with environment(**GOOD), pytest.raises(SystemExit, match=r"The file \.env cannot be read"):
+    with environment_variables(**GOOD), pytest.raises(SystemExit, match=r"The file \.env cannot be read"):
         Settings.load()
 
 
@@ -223,7 +223,7 @@ def test_an_empty_variable_is_like_none() -> None:
 
 
 def test_migrations_need_the_database_alone() -> None:
-    with environment(DATABASE_URL=GOOD["DATABASE_URL"]):
+    with environment_variables(DATABASE_URL=GOOD["DATABASE_URL"]):
         assert DatabaseSettings.load().direct_url.host == "localhost"
 
 
@@ -231,7 +231,7 @@ def test_a_file_may_hold_the_settings() -> None:
     Path(".env").write_text(
         "".join(f"{name}={value!r}\n" for name, value in GOOD.items()) + "PORT=9000\nOTHER=1\n"
     )
-    with environment(PORT="9001"):
+    with environment_variables(PORT="9001"):
         assert Settings.load().port == 9001
 
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 
 CLAUSE = re.compile(r"^\s*- `\[([a-z0-9.-]+)\]`", re.MULTILINE)
 PAGES = [ROOT / "specs/api/rest-endpoints.md", ROOT / "specs/database/schema.md"]

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 
 VENDORED = ROOT / "web/swagger_ui"
 

@@ -44,8 +44,8 @@ class KeyServer:
         self.keys: list[object] = []
         self.answer: tuple[int, dict[str, str], bytes] | None = None
         self.hang = False
-        self.drip = ""
-        self.given_up = threading.Event()
+        self.slow_part = ""
+        self.client_disconnected = threading.Event()
         self.requests: list[str] = []
         self.released = threading.Event()
         self.url = ""
@@ -54,8 +54,8 @@ class KeyServer:
         self.requests.append(handler.path)
         if self.hang:
             self.released.wait(30)
-        if self.drip:
-            self._drip(handler)
+        if self.slow_part:
+            self._send_slowly(handler)
             return
         body = json.dumps({"keys": self.keys}).encode()
         status, headers, body = self.answer or (200, {"Content-Type": "application/json"}, body)
@@ -66,14 +66,14 @@ class KeyServer:
         handler.end_headers()
         handler.wfile.write(body)
 
-    def _drip(self, handler: BaseHTTPRequestHandler) -> None:
+    def _send_slowly(self, handler: BaseHTTPRequestHandler) -> None:
         """Send a byte now and then, until the other side has had enough."""
-        handler.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"\r\n" if self.drip == "body" else b"X-Slow: "))
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"\r\n" if self.slow_part == "body" else b"X-Slow: "))
         try:
             while not self.released.wait(0.02):
                 handler.wfile.write(b" ")
         except OSError:
-            self.given_up.set()
+            self.client_disconnected.set()
 
 
 @contextmanager

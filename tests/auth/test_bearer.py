@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.operations import OPERATIONS, Operation, each
-from tests.support import TASKS, Caller, assert_problem, assert_refused
+from tests.support import TASKS, Caller, assert_problem, assert_unauthorized
 
 MALFORMED = "The token is malformed"
 
@@ -15,7 +15,7 @@ MALFORMED = "The token is malformed"
 @pytest.mark.spec("auth.bearer", "auth.missing")
 @each()
 def test_every_operation_needs_a_token(anonymous: Caller, operation: Operation) -> None:
-    assert_refused(operation.send(anonymous), None)
+    assert_unauthorized(operation.send(anonymous), None)
 
 
 @pytest.mark.spec("auth.bearer")
@@ -27,14 +27,14 @@ def test_the_schemes_name_is_not_case_sensitive(owner: Caller, anonymous: Caller
 @pytest.mark.spec("auth.missing")
 @pytest.mark.parametrize("value", ["", "Basic dXNlcjpwYXNz", "Token x", "Bearer\tx", "Bearerx", "Digest x"])
 def test_another_scheme_is_like_none(anonymous: Caller, value: str) -> None:
-    assert_refused(anonymous.get(headers={"Authorization": value}), None)
+    assert_unauthorized(anonymous.get(headers={"Authorization": value}), None)
 
 
 @pytest.mark.spec("auth.missing")
 def test_a_token_elsewhere_is_not_looked_for(owner: Caller, anonymous: Caller) -> None:
     for place in ("Cookie", "X-Authorization", "Proxy-Authorization"):
-        assert_refused(anonymous.get(headers={place: f"Bearer {owner.token}"}), None)
-    assert_refused(anonymous.get(f"{TASKS}?access_token={owner.token}"), None)
+        assert_unauthorized(anonymous.get(headers={place: f"Bearer {owner.token}"}), None)
+    assert_unauthorized(anonymous.get(f"{TASKS}?access_token={owner.token}"), None)
 
 
 @pytest.mark.spec("auth.one-header")
@@ -42,7 +42,7 @@ def test_two_headers_are_refused_even_when_both_are_good(owner: Caller, stranger
     for tokens in ((owner.token, owner.token), (owner.token, stranger.token), (owner.token, "x")):
         headers = [("Authorization", f"Bearer {token}") for token in tokens]
         response = owner.client.get(TASKS, headers=headers)
-        assert_refused(response, "There is more than one Authorization header")
+        assert_unauthorized(response, "There is more than one Authorization header")
 
 
 @pytest.mark.spec("auth.invalid", "problems.no-echo")
@@ -66,7 +66,7 @@ def test_two_headers_are_refused_even_when_both_are_good(owner: Caller, stranger
 )
 def test_garbage_is_refused_and_not_repeated(anonymous: Caller, token: str) -> None:
     response = anonymous.client.get(TASKS, headers=[(b"Authorization", f"Bearer {token}".encode("latin-1"))])
-    assert_refused(response, MALFORMED)
+    assert_unauthorized(response, MALFORMED)
 
 
 @pytest.mark.spec("auth.invalid")
@@ -94,11 +94,11 @@ def test_no_token_is_a_fault(anonymous: Caller, parts: list[bytes], raw: bool) -
 )
 def test_it_comes_before_everything_else(anonymous: Caller, method: str, path: str, content: bytes) -> None:
     for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}):
-        assert_refused(anonymous.request(method, path, content=content, headers=headers), None)
+        assert_unauthorized(anonymous.request(method, path, content=content, headers=headers), None)
 
 
 def test_a_refused_request_changes_nothing(owner: Caller, anonymous: Caller) -> None:
     task = owner.create()
     for operation in OPERATIONS:
-        assert_refused(operation.send(anonymous, task["id"]), None)
+        assert_unauthorized(operation.send(anonymous, task["id"]), None)
     assert owner.get().json() == [task]

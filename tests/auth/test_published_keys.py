@@ -17,10 +17,10 @@ from auth import keys
 from tests.auth.key_server import PATH, KeyServer, SigningKey, key_server
 from tests.auth.test_shared_secret import base64url
 from tests.conftest import Serve
-from tests.support import SECRET, Caller, assert_problem, assert_refused, wait_until
+from tests.support import SECRET, Caller, assert_problem, assert_unauthorized, wait_until
 from tools.tokens import mint
 
-NOT_KNOWN = "The key is not known"
+UNKNOWN_KEY = "The key is not known"
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def client(serve: Serve, published: KeyServer) -> TestClient:
 
 
 @pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_refetch_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetches may follow each other at once, so that no test has to wait."""
     monkeypatch.setattr(keys, "REFETCH_SECONDS", 0)
 
 
-def age(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def age_keys(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let the keys that were fetched be that much older."""
     monkeypatch.setattr(keys, "clock", lambda: time.monotonic() + seconds)
 
@@ -66,7 +66,7 @@ def claims(published: KeyServer, **changes: object) -> dict[str, object]:
     return {name: value for name, value in {**made, **changes}.items() if value is not None}
 
 
-def ask(client: TestClient, token: str) -> int:
+def status_for(client: TestClient, token: str) -> int:
     return Caller(client, "", token).get().status_code
 
 
@@ -88,7 +88,7 @@ def assert_unavailable(client: TestClient, token: str) -> None:
 def test_a_good_token_is_accepted(client: TestClient, published: KeyServer, algorithm: str) -> None:
     key = SigningKey("k", algorithm)
     published.keys = [SigningKey("other").jwk, key.jwk]
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     assert published.requests == [PATH]
 
 
@@ -96,7 +96,7 @@ def test_a_good_token_is_accepted(client: TestClient, published: KeyServer, algo
 def test_keys_may_be_elsewhere(serve: Serve, published: KeyServer, key: SigningKey) -> None:
     bound = {"jwt_issuer": published.url, "jwt_audience": "tasks"}
     client = serve(better_auth_secret=None, jwks_url=f"{published.url}/keys.json", **bound)
-    assert ask(client, key.sign(claims(published, aud="tasks"))) == 200
+    assert status_for(client, key.sign(claims(published, aud="tasks"))) == 200
     assert published.requests == ["/keys.json"]
 
 
@@ -104,17 +104,17 @@ def test_keys_may_be_elsewhere(serve: Serve, published: KeyServer, key: SigningK
 def test_an_issuer_of_its_own_replaces_the_url(serve: Serve, published: KeyServer, key: SigningKey) -> None:
     issuer = "https://issuer.example.com"
     client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_issuer=issuer)
-    assert ask(client, key.sign(claims(published, iss=issuer))) == 200
+    assert status_for(client, key.sign(claims(published, iss=issuer))) == 200
     refused = Caller(client, "", key.sign(claims(published))).get()
-    assert_refused(refused, "The token has another issuer")
+    assert_unauthorized(refused, "The token has another issuer")
 
 
 @pytest.mark.spec("auth.audience", "auth.jwks.issuer-default")
 def test_an_audience_of_its_own_replaces_the_url(serve: Serve, published: KeyServer, key: SigningKey) -> None:
     client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_audience="tasks")
-    assert ask(client, key.sign(claims(published, aud="tasks"))) == 200
+    assert status_for(client, key.sign(claims(published, aud="tasks"))) == 200
     refused = Caller(client, "", key.sign(claims(published))).get()
-    assert_refused(refused, "The token is for another audience")
+    assert_unauthorized(refused, "The token is for another audience")
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
@@ -130,7 +130,7 @@ def test_a_public_key_is_no_secret(client: TestClient, published: KeyServer, key
         parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": key.kid}, claims(published))]
         signed = ".".join(base64url(part) for part in parts)
         token = f"{signed}.{base64url(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
-        assert_refused(Caller(client, "", token).get(), "The algorithm is not accepted")
+        assert_unauthorized(Caller(client, "", token).get(), "The algorithm is not accepted")
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
@@ -138,7 +138,7 @@ def test_a_key_is_good_for_its_own_algorithm_alone(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     confused = SigningKey(key.kid, "ES256").sign(claims(published))
-    assert_refused(Caller(client, "", confused).get(), "The algorithm is not accepted")
+    assert_unauthorized(Caller(client, "", confused).get(), "The algorithm is not accepted")
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
@@ -154,11 +154,11 @@ def test_a_published_secret_is_not_used(
 ) -> None:
     published.keys = [jwk]
     token = jwt.encode(claims(published), SECRET, "HS256", {"kid": "k"})
-    assert_refused(Caller(client, "", token).get(), NOT_KNOWN)
+    assert_unauthorized(Caller(client, "", token).get(), UNKNOWN_KEY)
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
-@pytest.mark.usefixtures("no_pause")
+@pytest.mark.usefixtures("no_refetch_delay")
 def test_keys_for_other_purposes_are_passed_over(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
@@ -176,10 +176,10 @@ def test_keys_for_other_purposes_are_passed_over(
         "text",
         None,
     ]
-    assert_refused(Caller(client, "", key.sign(claims(published))).get(), NOT_KNOWN)
+    assert_unauthorized(Caller(client, "", key.sign(claims(published))).get(), UNKNOWN_KEY)
     good = SigningKey("good")
     published.keys.append(good.jwk)
-    assert ask(client, good.sign(claims(published))) == 200
+    assert status_for(client, good.sign(claims(published))) == 200
 
 
 @pytest.mark.spec("auth.jwks.kid")
@@ -187,7 +187,7 @@ def test_keys_for_other_purposes_are_passed_over(
 def test_the_key_is_chosen_by_its_id(
     client: TestClient, published: KeyServer, key: SigningKey, kid: str
 ) -> None:
-    assert_refused(Caller(client, "", key.sign(claims(published), kid=kid)).get(), NOT_KNOWN)
+    assert_unauthorized(Caller(client, "", key.sign(claims(published), kid=kid)).get(), UNKNOWN_KEY)
 
 
 @pytest.mark.spec("auth.jwks.kid")
@@ -197,7 +197,7 @@ def test_another_published_key_does_not_verify(
     other = SigningKey("second")
     published.keys.append(other.jwk)
     token = key.sign(claims(published), kid=other.kid)
-    assert_refused(Caller(client, "", token).get(), "The signature does not verify")
+    assert_unauthorized(Caller(client, "", token).get(), "The signature does not verify")
 
 
 @pytest.mark.spec("auth.jwks.kid")
@@ -205,8 +205,8 @@ def test_a_token_without_a_key_id_is_refused(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     token = jwt.encode(claims(published), key.private, "EdDSA")
-    assert_refused(Caller(client, "", token).get(), NOT_KNOWN)
-    assert_refused(Caller(client, "", mint(SECRET, "somebody")).get(), NOT_KNOWN)
+    assert_unauthorized(Caller(client, "", token).get(), UNKNOWN_KEY)
+    assert_unauthorized(Caller(client, "", mint(SECRET, "somebody")).get(), UNKNOWN_KEY)
     assert published.requests == []
 
 
@@ -224,18 +224,18 @@ def test_a_token_without_a_key_id_is_refused(
 def test_issuer_and_audience_default_to_the_url(
     client: TestClient, published: KeyServer, key: SigningKey, changes: dict[str, object]
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
-    assert ask(client, key.sign(claims(published, **changes))) == 401
+    assert status_for(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published, **changes))) == 401
 
 
 @pytest.mark.spec("auth.jwks.unknown-kid")
 def test_unknown_key_ids_do_not_make_a_flood_of_fetches(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     for number in range(20):
         stranger = SigningKey(f"unknown-{number}").sign(claims(published))
-        assert_refused(Caller(client, "", stranger).get(), NOT_KNOWN)
+        assert_unauthorized(Caller(client, "", stranger).get(), UNKNOWN_KEY)
     assert len(published.requests) == 1
 
 
@@ -249,21 +249,21 @@ def test_an_unknown_key_id_is_looked_up_again_after_5_seconds(
     seconds: float,
     fetches: int,
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
-    age(monkeypatch, seconds)
+    assert status_for(client, key.sign(claims(published))) == 200
+    age_keys(monkeypatch, seconds)
     unknown = SigningKey("unknown").sign(claims(published))
-    assert_refused(Caller(client, "", unknown).get(), NOT_KNOWN)
+    assert_unauthorized(Caller(client, "", unknown).get(), UNKNOWN_KEY)
     assert len(published.requests) == fetches
 
 
 @pytest.mark.spec("auth.jwks.unknown-kid", "auth.jwks.rotation")
-@pytest.mark.usefixtures("no_pause")
+@pytest.mark.usefixtures("no_refetch_delay")
 def test_a_new_key_is_found_at_once(client: TestClient, published: KeyServer, key: SigningKey) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     new = SigningKey("second", "ES256")
     published.keys = [new.jwk, key.jwk]
-    assert ask(client, new.sign(claims(published))) == 200
-    assert ask(client, key.sign(claims(published, n=2))) == 200
+    assert status_for(client, new.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published, n=2))) == 200
     assert len(published.requests) == 2
 
 
@@ -271,57 +271,57 @@ def test_a_new_key_is_found_at_once(client: TestClient, published: KeyServer, ke
 def test_a_key_that_is_withdrawn_is_refused_once_the_keys_are_old(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     published.keys = [SigningKey("second").jwk]
-    age(monkeypatch, 301)
-    assert_refused(Caller(client, "", key.sign(claims(published, n=2))).get(), NOT_KNOWN)
+    age_keys(monkeypatch, 301)
+    assert_unauthorized(Caller(client, "", key.sign(claims(published, n=2))).get(), UNKNOWN_KEY)
 
 
 @pytest.mark.spec("auth.jwks.refresh")
 def test_keys_are_fetched_ahead_of_their_time(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     published.hang = True
-    age(monkeypatch, 230)
-    assert ask(client, key.sign(claims(published, n=2))) == 200
+    age_keys(monkeypatch, 230)
+    assert status_for(client, key.sign(claims(published, n=2))) == 200
     assert not is_fetching(client)
-    age(monkeypatch, 241)
-    assert ask(client, key.sign(claims(published, n=3))) == 200
+    age_keys(monkeypatch, 241)
+    assert status_for(client, key.sign(claims(published, n=3))) == 200
     assert is_fetching(client)
     wait_until(lambda: len(published.requests) == 2, "nothing was fetched")
 
 
 @pytest.mark.spec("auth.jwks.stale")
-@pytest.mark.usefixtures("no_pause")
+@pytest.mark.usefixtures("no_refetch_delay")
 def test_old_keys_are_used_while_the_endpoint_is_down(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     published.answer = (500, {}, b"")
-    age(monkeypatch, 24 * 3600 - 60)
-    assert ask(client, key.sign(claims(published, n=2))) == 200
-    age(monkeypatch, 24 * 3600 + 1)
+    age_keys(monkeypatch, 24 * 3600 - 60)
+    assert status_for(client, key.sign(claims(published, n=2))) == 200
+    age_keys(monkeypatch, 24 * 3600 + 1)
     assert_unavailable(client, key.sign(claims(published, n=3)))
     published.answer = None
     new = SigningKey("second")
     published.keys.append(new.jwk)
     # The first request may join a fetch that began while the endpoint was down.
-    wait_until(lambda: ask(client, new.sign(claims(published))) == 200, "it does not recover")
-    assert ask(client, key.sign(claims(published, n=4))) == 200
+    wait_until(lambda: status_for(client, new.sign(claims(published))) == 200, "it does not recover")
+    assert status_for(client, key.sign(claims(published, n=4))) == 200
 
 
 @pytest.mark.spec("auth.jwks.stale", "auth.jwks.refresh")
-@pytest.mark.usefixtures("no_pause")
+@pytest.mark.usefixtures("no_refetch_delay")
 def test_old_keys_are_used_at_once_while_the_endpoint_hangs(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     published.answer = (500, {}, b"")
-    age(monkeypatch, 301)
-    assert ask(client, key.sign(claims(published, n=2))) == 200
+    age_keys(monkeypatch, 301)
+    assert status_for(client, key.sign(claims(published, n=2))) == 200
     published.hang = True
-    assert ask(client, key.sign(claims(published, n=3))) == 200
+    assert status_for(client, key.sign(claims(published, n=3))) == 200
     assert is_fetching(client)
 
 
@@ -334,14 +334,14 @@ def test_without_any_keys_the_answer_is_503(
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
-@pytest.mark.usefixtures("no_pause")
+@pytest.mark.usefixtures("no_refetch_delay")
 def test_a_key_that_may_be_new_gets_503_while_nobody_can_tell(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     published.answer = (503, {}, b"")
     assert_unavailable(client, SigningKey("second").sign(claims(published)))
-    assert ask(client, key.sign(claims(published, n=2))) == 200
+    assert status_for(client, key.sign(claims(published, n=2))) == 200
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
@@ -370,14 +370,14 @@ def test_nobody_listens(serve: Serve, published: KeyServer, key: SigningKey) -> 
     ],
     ids=lambda answer: f"{answer[0]}-{answer[2][:12]!r}",
 )
-@pytest.mark.usefixtures("no_pause")
+@pytest.mark.usefixtures("no_refetch_delay")
 def test_what_is_no_key_set_is_no_answer(
     client: TestClient, published: KeyServer, key: SigningKey, answer: tuple[int, dict[str, str], bytes]
 ) -> None:
     published.answer = answer
     assert_unavailable(client, key.sign(claims(published)))
     published.answer = None
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
     assert set(published.requests) == {PATH}
 
 
@@ -397,9 +397,9 @@ def test_an_endpoint_that_drips_is_given_up(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     monkeypatch.setattr(keys, "FETCH_SECONDS", 0.3)
-    published.drip = where
+    published.slow_part = where
     assert_unavailable(client, key.sign(claims(published)))
-    assert published.given_up.wait(10)
+    assert published.client_disconnected.wait(10)
 
 
 @pytest.mark.spec("auth.jwks.hostile")
@@ -409,7 +409,7 @@ def test_a_key_set_may_have_so_many_bytes(
 ) -> None:
     document = json.dumps({"keys": [key.jwk]}).encode()
     published.answer = (200, {}, document.ljust(size))
-    assert ask(client, key.sign(claims(published))) == status
+    assert status_for(client, key.sign(claims(published))) == status
 
 
 @pytest.mark.spec("auth.jwks.source")
@@ -417,7 +417,7 @@ def test_a_proxy_is_not_asked(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert ask(client, key.sign(claims(published))) == 200
+    assert status_for(client, key.sign(claims(published))) == 200
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
@@ -427,7 +427,9 @@ def test_the_service_lives_while_the_endpoint_hangs(
     """The fetch is off the event loop: other requests are answered meanwhile."""
     published.hang = True
     with ThreadPoolExecutor() as threads:
-        waiting = [threads.submit(ask, client, key.sign(claims(published, n=number))) for number in range(3)]
+        waiting = [
+            threads.submit(status_for, client, key.sign(claims(published, n=number))) for number in range(3)
+        ]
         wait_until(lambda: published.requests, "nothing was fetched")
         assert client.get("/health/live").status_code == 200
         assert not any(each.done() for each in waiting)

@@ -21,9 +21,9 @@ from limits import parse
 from auth import rate_limits
 from auth.rate_limits import MAX_WINDOWS, LocalWindows
 from tests.conftest import Serve
+from tests.environment import require_program
 from tests.factories import new_task
-from tests.stage import require
-from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, wait_until
+from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as, wait_until
 from tools.postgres import free_port
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def assert_limited(response: Response, name: str, quantity: int, window: int) ->
     assert 1 <= int(match[1]) <= window
 
 
-def anybody() -> str:
+def unique_user_id() -> str:
     return f"limited-{uuid.uuid4()}"
 
 
 @pytest.mark.spec("limits.requests", "limits.headers")
 def test_a_user_has_so_many_requests(serve: Serve) -> None:
     client = serve(rate_limit_requests="3/minute")
-    caller, other = client_as(client, anybody()), client_as(client, anybody())
+    caller, other = client_as(client, unique_user_id()), client_as(client, unique_user_id())
     assert [caller.get().status_code for _ in range(3)] == [200] * 3
     assert_limited(caller.get(), "requests", 3, 60)
     assert_limited(caller.post(new_task()), "requests", 3, 60)
@@ -56,7 +56,7 @@ def test_a_user_has_so_many_requests(serve: Serve) -> None:
 @pytest.mark.spec("limits.requests")
 def test_requests_count_whatever_becomes_of_them(serve: Serve) -> None:
     client = serve(rate_limit_requests="4/hour")
-    caller = client_as(client, anybody())
+    caller = client_as(client, unique_user_id())
     reader = client_as(client, caller.user_id, scope="tasks:read")
     statuses = [
         caller.get(f"{TASKS}?limit=0").status_code,
@@ -71,7 +71,7 @@ def test_requests_count_whatever_becomes_of_them(serve: Serve) -> None:
 
 @pytest.mark.spec("limits.requests", "limits.headers")
 def test_a_rate_may_be_for_several_windows(serve: Serve) -> None:
-    caller = client_as(serve(rate_limit_requests="1 per 5 minutes"), anybody())
+    caller = client_as(serve(rate_limit_requests="1 per 5 minutes"), unique_user_id())
     caller.get()
     assert_limited(caller.get(), "requests", 1, 300)
 
@@ -101,14 +101,14 @@ def test_a_window_that_has_ended_is_counted_anew(monkeypatch: pytest.MonkeyPatch
     asyncio.run(scenario())
 
 
-ONCE = parse("1/minute")
+ONE_PER_MINUTE = parse("1/minute")
 
 
 def first_hits(windows: LocalWindows, keys: Iterator[str], name: str = "requests") -> list[bool]:
     """One hit of each key, and whether it was within the rate of one a minute."""
 
     async def scenario() -> list[bool]:
-        return [await windows.hit(ONCE, name, key) for key in keys]
+        return [await windows.hit(ONE_PER_MINUTE, name, key) for key in keys]
 
     return asyncio.run(scenario())
 
@@ -166,7 +166,7 @@ def test_any_number_of_clients_takes_so_much_memory(keys: Iterator[str], hits: i
     async def scenario() -> None:
         windows = LocalWindows()
         for _ in range(hits):
-            assert await windows.hit(ONCE, "auth-failures", next(keys))
+            assert await windows.hit(ONE_PER_MINUTE, "auth-failures", next(keys))
 
     tracemalloc.start()
     try:
@@ -177,7 +177,7 @@ def test_any_number_of_clients_takes_so_much_memory(keys: Iterator[str], hits: i
     assert peak <= megabytes * 1_000_000
 
 
-def steps(action: Callable[[], object]) -> int:
+def count_opcodes(action: Callable[[], object]) -> int:
     """How many bytecode instructions of Python it runs."""
     counted = 0
 
@@ -202,28 +202,28 @@ def test_a_hit_visits_no_other_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
 
-    def most_steps(size: int) -> int:
+    def max_opcodes(size: int) -> int:
         nonlocal now
         windows, keys = LocalWindows(size), networks()
         first_hits(windows, (next(keys) for _ in range(2 * size)))
 
         def hit() -> None:
             with pytest.raises(StopIteration):
-                windows.hit(ONCE, "requests", next(keys)).send(None)
+                windows.hit(ONE_PER_MINUTE, "requests", next(keys)).send(None)
 
-        full = max(steps(hit) for _ in range(10))
+        full = max(count_opcodes(hit) for _ in range(10))
         now += 3600
-        return max(full, *(steps(hit) for _ in range(10)))
+        return max(full, *(count_opcodes(hit) for _ in range(10)))
 
-    assert 0 < most_steps(MAX_WINDOWS) <= 2 * most_steps(4)
+    assert 0 < max_opcodes(MAX_WINDOWS) <= 2 * max_opcodes(4)
 
 
 @pytest.mark.spec("limits.failures", "limits.headers")
 def test_an_address_is_refused_so_many_times(serve: Serve) -> None:
     client = serve(rate_limit_auth_failures="2/minute")
     anonymous, forger = Caller(client, "", None), Caller(client, "", "a.b.c")
-    assert_refused(anonymous.get(), None)
-    assert_refused(forger.get(), "The token is malformed")
+    assert_unauthorized(anonymous.get(), None)
+    assert_unauthorized(forger.get(), "The token is malformed")
     assert_limited(anonymous.get(), "auth-failures", 2, 60)
     assert_limited(forger.post(new_task()), "auth-failures", 2, 60)
 
@@ -233,10 +233,10 @@ def test_a_good_token_is_never_locked_out(serve: Serve) -> None:
     client = serve(rate_limit_auth_failures="1/minute")
     anonymous = Caller(client, "", None)
     assert [anonymous.get().status_code for _ in range(3)] == [401, 429, 429]
-    assert client_as(client, anybody()).ids() == []
+    assert client_as(client, unique_user_id()).ids() == []
 
 
-def refused_at(client: object, forwarded: str | None) -> int:
+def status_from(client: object, forwarded: str | None) -> int:
     assert isinstance(client, Caller)
     headers = {"X-Forwarded-For": forwarded} if forwarded is not None else {}
     return client.get(headers=headers).status_code
@@ -245,22 +245,22 @@ def refused_at(client: object, forwarded: str | None) -> int:
 @pytest.mark.spec("limits.address")
 def test_without_a_proxy_the_header_is_the_clients_own_invention(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute"), "", None)
-    assert [refused_at(caller, f"198.51.100.{n}") for n in range(3)] == [401, 429, 429]
+    assert [status_from(caller, f"198.51.100.{n}") for n in range(3)] == [401, 429, 429]
 
 
 @pytest.mark.spec("limits.address")
 def test_behind_a_proxy_its_last_entry_counts(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=1), "", None)
-    assert refused_at(caller, "198.51.100.1") == 401
-    assert refused_at(caller, "203.0.113.9, 198.51.100.1") == 429
-    assert refused_at(caller, "198.51.100.1, 198.51.100.2") == 401
+    assert status_from(caller, "198.51.100.1") == 401
+    assert status_from(caller, "203.0.113.9, 198.51.100.1") == 429
+    assert status_from(caller, "198.51.100.1, 198.51.100.2") == 401
 
 
 @pytest.mark.spec("limits.address")
 def test_behind_two_proxies_the_last_but_one_counts(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=2), "", None)
-    assert refused_at(caller, "198.51.100.1, 10.0.0.1") == 401
-    assert refused_at(caller, "6.6.6.6,198.51.100.1 ,10.0.0.2") == 429
+    assert status_from(caller, "198.51.100.1, 10.0.0.1") == 401
+    assert status_from(caller, "6.6.6.6,198.51.100.1 ,10.0.0.2") == 429
 
 
 @pytest.mark.spec("limits.address")
@@ -270,7 +270,7 @@ def test_behind_two_proxies_the_last_but_one_counts(serve: Serve) -> None:
 )
 def test_a_header_that_does_not_serve_leaves_the_socket(serve: Serve, forwarded: str) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=2), "", None)
-    assert refused_at(caller, None) == 401
+    assert status_from(caller, None) == 401
     headers = [(b"X-Forwarded-For", forwarded.encode("latin-1"))]
     assert caller.client.get(TASKS, headers=headers).status_code == 429
 
@@ -278,18 +278,18 @@ def test_a_header_that_does_not_serve_leaves_the_socket(serve: Serve, forwarded:
 @pytest.mark.spec("limits.address")
 def test_an_ipv6_network_is_one_client(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=1), "", None)
-    assert refused_at(caller, "2001:db8:1:2::1") == 401
-    assert refused_at(caller, "2001:db8:1:2:ffff::9") == 429
-    assert refused_at(caller, "[2001:db8:1:2::7]") == 429
-    assert refused_at(caller, "2001:db8:1:3::1") == 401
-    assert refused_at(caller, "::ffff:198.51.100.1") == 401
-    assert refused_at(caller, "198.51.100.1") == 429
+    assert status_from(caller, "2001:db8:1:2::1") == 401
+    assert status_from(caller, "2001:db8:1:2:ffff::9") == 429
+    assert status_from(caller, "[2001:db8:1:2::7]") == 429
+    assert status_from(caller, "2001:db8:1:3::1") == 401
+    assert status_from(caller, "::ffff:198.51.100.1") == 401
+    assert status_from(caller, "198.51.100.1") == 429
 
 
 @pytest.mark.spec("limits.storage-down")
 def test_without_its_redis_the_process_counts_by_itself(serve: Serve) -> None:
     client = serve(rate_limit_storage_url="redis://127.0.0.1:1", rate_limit_requests="2/minute")
-    caller = client_as(client, anybody())
+    caller = client_as(client, unique_user_id())
     assert [caller.get().status_code for _ in range(2)] == [200] * 2
     assert_limited(caller.get(), "requests", 2, 60)
 
@@ -324,13 +324,13 @@ class Redis:
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
     """A Redis of the test's own, which can be stopped and started."""
-    with Redis(require("redis-server"), tmp_path) as server:
+    with Redis(require_program("redis-server"), tmp_path) as server:
         yield server
 
 
 @pytest.mark.spec("limits.storage")
 def test_processes_with_one_redis_count_together(serve: Serve, redis: Redis) -> None:
-    user_id = anybody()
+    user_id = unique_user_id()
     first, second = (
         client_as(serve(rate_limit_storage_url=redis.url, rate_limit_requests="3/minute"), user_id)
         for _ in range(2)
@@ -342,7 +342,7 @@ def test_processes_with_one_redis_count_together(serve: Serve, redis: Redis) -> 
 
 @pytest.mark.spec("limits.storage")
 def test_processes_without_one_count_for_themselves(serve: Serve) -> None:
-    user_id = anybody()
+    user_id = unique_user_id()
     first, second = (client_as(serve(rate_limit_requests="1/minute"), user_id) for _ in range(2))
     assert [caller.get().status_code for caller in (first, second, first, second)] == [200, 200, 429, 429]
 
@@ -352,7 +352,9 @@ def test_a_redis_that_comes_back_counts_again(
     serve: Serve, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "PAUSE_SECONDS", 0)
-    caller = client_as(serve(rate_limit_storage_url=redis.url, rate_limit_requests="2/minute"), anybody())
+    caller = client_as(
+        serve(rate_limit_storage_url=redis.url, rate_limit_requests="2/minute"), unique_user_id()
+    )
     assert caller.get().status_code == 200
     redis.stop()
     assert [caller.get().status_code for _ in range(3)] == [200, 200, 429]

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from auth.bearer import READ, WRITE
 from tests.operations import OPERATIONS, Operation, each
-from tests.support import assert_problem, assert_refused, client_as
+from tests.support import assert_problem, assert_unauthorized, client_as
 
 WRITES = [each for each in OPERATIONS if each.scope == WRITE]
 READS = [each for each in OPERATIONS if each.scope == READ]
@@ -88,4 +88,4 @@ def test_both_scopes_allow_everything(client: TestClient, user_id: str) -> None:
 @pytest.mark.spec("auth.scope.malformed")
 @pytest.mark.parametrize("scope", [None, ["tasks:read"], 5, True, False, [], {"tasks": "read"}])
 def test_a_scope_that_is_no_string_is_refused(client: TestClient, user_id: str, scope: object) -> None:
-    assert_refused(client_as(client, user_id, scope=scope).get(), "The scope is not a string")
+    assert_unauthorized(client_as(client, user_id, scope=scope).get(), "The scope is not a string")

@@ -17,12 +17,12 @@ from starlette.testclient import TestClient
 
 from auth.keys import Key
 from tests.conftest import Serve
-from tests.support import SECRET, TASKS, Caller, assert_refused
+from tests.support import SECRET, TASKS, Caller, assert_unauthorized
 from tools.tokens import mint
 
 BAD_SIGNATURE = "The signature does not verify"
-LACKING = "A required claim is missing"
-SUBJECT = "The subject is not acceptable"
+MISSING_CLAIM = "A required claim is missing"
+BAD_SUBJECT = "The subject is not acceptable"
 
 NOW = int(time.time())
 
@@ -38,25 +38,25 @@ def sign(header: object, payload: object, secret: bytes = SECRET.encode()) -> st
     return f"{signed}.{base64url(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
 
 
-def with_claims(**changes: object) -> str:
+def token_with(**changes: object) -> str:
     """A good token but for these claims; None takes a claim away."""
     claims = {"sub": "somebody", "iat": NOW, "exp": NOW + 3600, **changes}
     kept = {name: value for name, value in claims.items() if value is not None}
     return sign({"alg": "HS256", "typ": "JWT"}, kept)
 
 
-def ask(client: TestClient, token: str) -> int:
+def status_for(client: TestClient, token: str) -> int:
     return Caller(client, "", token).get().status_code
 
 
 def assert_token_refused(client: TestClient, token: str, description: str) -> None:
-    assert_refused(Caller(client, "", token).get(), description)
+    assert_unauthorized(Caller(client, "", token).get(), description)
 
 
 @pytest.mark.spec("auth.hs256", "auth.sub")
 def test_a_good_token_names_its_user(client: TestClient) -> None:
     user_id = f"user-{uuid.uuid4()}"
-    task = Caller(client, user_id, with_claims(sub=user_id)).create()
+    task = Caller(client, user_id, token_with(sub=user_id)).create()
     assert task["user_id"] == user_id
 
 
@@ -69,8 +69,8 @@ def test_another_algorithm_is_refused(client: TestClient, algorithm: object) -> 
     claims = {"sub": "somebody", "exp": NOW + 3600}
     signed = sign({"alg": algorithm, "typ": "JWT"}, claims)
     unsigned = signed.rsplit(".", 1)[0] + "."
-    assert ask(client, signed) == 401
-    assert ask(client, unsigned) == 401
+    assert status_for(client, signed) == 401
+    assert status_for(client, unsigned) == 401
 
 
 @pytest.mark.spec("auth.algorithm")
@@ -94,7 +94,7 @@ def test_another_secret_is_refused(client: TestClient) -> None:
 @pytest.mark.spec("auth.hs256")
 def test_the_key_is_the_secret_in_utf8(serve: Serve) -> None:
     secret = "schlüssel für die prüfung ✓ und mehr"
-    assert ask(serve(better_auth_secret=secret), mint(secret, "somebody")) == 200
+    assert status_for(serve(better_auth_secret=secret), mint(secret, "somebody")) == 200
 
 
 @pytest.mark.spec("auth.hs256")
@@ -106,7 +106,7 @@ def test_an_empty_key_is_refused(client: TestClient) -> None:
 
 @pytest.mark.spec("auth.hs256")
 def test_a_changed_token_is_refused(client: TestClient) -> None:
-    header, payload, signature = with_claims().split(".")
+    header, payload, signature = token_with().split(".")
     other = base64url(json.dumps({"sub": "somebody else", "exp": NOW + 3600}).encode())
     assert_token_refused(client, f"{header}.{other}.{signature}", BAD_SIGNATURE)
     assert_token_refused(client, f"{header}.{payload}.{signature[:-3]}", BAD_SIGNATURE)
@@ -117,8 +117,8 @@ def test_a_changed_token_is_refused(client: TestClient) -> None:
 def test_any_of_several_secrets_is_accepted(serve: Serve) -> None:
     old, new = "the old secret, no: that is split".replace(",", ";"), "the new secret that signs from now on"
     client = serve(better_auth_secret=f"{new},{old}")
-    assert ask(client, mint(new, "somebody")) == 200
-    assert ask(client, mint(old, "somebody")) == 200
+    assert status_for(client, mint(new, "somebody")) == 200
+    assert status_for(client, mint(old, "somebody")) == 200
     assert_token_refused(client, mint(SECRET, "somebody"), BAD_SIGNATURE)
     assert_token_refused(client, mint(f"{new},{old}", "somebody"), BAD_SIGNATURE)
 
@@ -131,13 +131,13 @@ def test_a_secret_that_was_taken_out_is_refused(serve: Serve) -> None:
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize("seconds", [-29, 0, 5])
 def test_it_is_accepted_until_shortly_after_its_expiry(client: TestClient, seconds: int) -> None:
-    assert ask(client, with_claims(exp=int(time.time()) + seconds + 1)) == 200
+    assert status_for(client, token_with(exp=int(time.time()) + seconds + 1)) == 200
 
 
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize("seconds", [-31, -3600, -1_700_000_000])
 def test_it_is_refused_after_that(client: TestClient, seconds: int) -> None:
-    assert_token_refused(client, with_claims(exp=int(time.time()) + seconds), "The token has expired")
+    assert_token_refused(client, token_with(exp=int(time.time()) + seconds), "The token has expired")
 
 
 @pytest.mark.spec("auth.exp")
@@ -145,31 +145,31 @@ def test_it_is_refused_after_that(client: TestClient, seconds: int) -> None:
     "expiry", ["4102444800", True, 1e300, 10**30, 253_402_300_800, [4_102_444_800], {}, "", "soon"]
 )
 def test_an_expiry_that_is_no_time_is_refused(client: TestClient, expiry: object) -> None:
-    assert ask(client, with_claims(exp=expiry)) == 401
+    assert status_for(client, token_with(exp=expiry)) == 401
 
 
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize("expiry", ["NaN", "Infinity", "-Infinity", "1e999", "-0"])
 def test_an_expiry_that_is_no_number_is_refused(client: TestClient, expiry: str) -> None:
-    assert ask(client, sign({"alg": "HS256"}, f'{{"sub": "somebody", "exp": {expiry}}}')) == 401
+    assert status_for(client, sign({"alg": "HS256"}, f'{{"sub": "somebody", "exp": {expiry}}}')) == 401
 
 
 @pytest.mark.spec("auth.exp")
 def test_it_needs_an_expiry(client: TestClient) -> None:
-    assert_token_refused(client, with_claims(exp=None), LACKING)
+    assert_token_refused(client, token_with(exp=None), MISSING_CLAIM)
 
 
 @pytest.mark.spec("auth.exp")
 def test_a_fraction_of_a_second_is_a_time(client: TestClient) -> None:
-    assert ask(client, with_claims(exp=NOW + 3600.5)) == 200
+    assert status_for(client, token_with(exp=NOW + 3600.5)) == 200
 
 
 @pytest.mark.spec("auth.nbf")
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
 def test_a_token_of_the_future_is_refused(client: TestClient, claim: str) -> None:
-    assert ask(client, with_claims(**{claim: int(time.time()) + 20})) == 200
-    assert_token_refused(client, with_claims(**{claim: int(time.time()) + 60}), "The token is not valid yet")
-    assert ask(client, with_claims(**{claim: "later"})) == 401
+    assert status_for(client, token_with(**{claim: int(time.time()) + 20})) == 200
+    assert_token_refused(client, token_with(**{claim: int(time.time()) + 60}), "The token is not valid yet")
+    assert status_for(client, token_with(**{claim: "later"})) == 401
 
 
 @pytest.mark.spec("auth.sub")
@@ -177,7 +177,7 @@ def test_a_token_of_the_future_is_refused(client: TestClient, claim: str) -> Non
     "subject", ["x" * 255, "a b", "00000000-0000-0000-0000-000000000000", "名前", "𝒯" * 255, " ", "0", "null"]
 )
 def test_any_text_may_be_a_subject(client: TestClient, subject: str) -> None:
-    assert Caller(client, subject, with_claims(sub=subject)).create()["user_id"] == subject
+    assert Caller(client, subject, token_with(sub=subject)).create()["user_id"] == subject
 
 
 @pytest.mark.spec("auth.sub")
@@ -185,30 +185,30 @@ def test_any_text_may_be_a_subject(client: TestClient, subject: str) -> None:
     "subject", ["", "x" * 256, "a\0b", "a\nb", "\x1f", "\x7f", "\x85", "a\ud800", "\udfff"]
 )
 def test_another_subject_is_refused(client: TestClient, subject: str) -> None:
-    assert_token_refused(client, with_claims(sub=subject), SUBJECT)
+    assert_token_refused(client, token_with(sub=subject), BAD_SUBJECT)
 
 
 @pytest.mark.spec("auth.sub")
 @pytest.mark.parametrize("subject", [1, 1.5, True, [], ["somebody"], {"id": "somebody"}])
 def test_a_subject_that_is_no_string_is_refused(client: TestClient, subject: object) -> None:
-    assert ask(client, with_claims(sub=subject)) == 401
+    assert status_for(client, token_with(sub=subject)) == 401
 
 
 @pytest.mark.spec("auth.sub")
 def test_it_needs_a_subject(client: TestClient) -> None:
-    assert_token_refused(client, with_claims(sub=None), LACKING)
+    assert_token_refused(client, token_with(sub=None), MISSING_CLAIM)
 
 
 @pytest.mark.spec("auth.email-link")
 def test_an_email_verification_token_opens_no_session(client: TestClient) -> None:
     """As `createEmailVerificationToken` of Better Auth signs it, with the same secret."""
-    token = with_claims(sub=None, email="ann@example.com", updateTo=None, userId="somebody", id="somebody")
-    assert_token_refused(client, token, LACKING)
+    token = token_with(sub=None, email="ann@example.com", updateTo=None, userId="somebody", id="somebody")
+    assert_token_refused(client, token, MISSING_CLAIM)
 
 
 @pytest.mark.spec("auth.session-cache", "auth.audience")
 def test_a_session_cache_token_opens_no_session(client: TestClient, serve: Serve) -> None:
-    token = with_claims(aud="better-auth:session-cache")
+    token = token_with(aud="better-auth:session-cache")
     assert_token_refused(client, token, "The token is for another audience")
     assert_token_refused(
         serve(jwt_audience="https://app.example.com"), token, "The token is for another audience"
@@ -218,36 +218,36 @@ def test_a_session_cache_token_opens_no_session(client: TestClient, serve: Serve
 @pytest.mark.spec("auth.audience")
 def test_the_audience_must_be_the_one_that_is_set(serve: Serve) -> None:
     client = serve(jwt_audience="https://api.example.com")
-    assert ask(client, with_claims(aud="https://api.example.com")) == 200
-    assert ask(client, with_claims(aud=["https://x.example", "https://api.example.com"])) == 200
+    assert status_for(client, token_with(aud="https://api.example.com")) == 200
+    assert status_for(client, token_with(aud=["https://x.example", "https://api.example.com"])) == 200
     for audience in ("https://x.example", "https://api.example.com/", ["x"], [], "", 5, None):
-        assert ask(client, with_claims(aud=audience)) == 401
+        assert status_for(client, token_with(aud=audience)) == 401
 
 
 @pytest.mark.spec("auth.audience")
 def test_an_audience_is_refused_when_none_is_set(client: TestClient) -> None:
-    assert_token_refused(client, with_claims(aud="https://x.example"), "The token is for another audience")
+    assert_token_refused(client, token_with(aud="https://x.example"), "The token is for another audience")
 
 
 @pytest.mark.spec("auth.audience")
 @pytest.mark.parametrize("audience", ["", [], {}, 0, False, None])
 def test_an_empty_audience_is_one_too(client: TestClient, audience: object) -> None:
     claims = {"sub": "somebody", "exp": NOW + 3600, "aud": audience}
-    assert ask(client, sign({"alg": "HS256"}, claims)) == 401
+    assert status_for(client, sign({"alg": "HS256"}, claims)) == 401
 
 
 @pytest.mark.spec("auth.issuer")
 def test_the_issuer_must_be_the_one_that_is_set(serve: Serve) -> None:
     client = serve(jwt_issuer="https://app.example.com")
-    assert ask(client, with_claims(iss="https://app.example.com")) == 200
-    assert_token_refused(client, with_claims(iss="https://x.example"), "The token has another issuer")
-    assert_token_refused(client, with_claims(), LACKING)
-    assert ask(client, with_claims(iss=["https://app.example.com"])) == 401
+    assert status_for(client, token_with(iss="https://app.example.com")) == 200
+    assert_token_refused(client, token_with(iss="https://x.example"), "The token has another issuer")
+    assert_token_refused(client, token_with(), MISSING_CLAIM)
+    assert status_for(client, token_with(iss=["https://app.example.com"])) == 401
 
 
 @pytest.mark.spec("auth.issuer")
 def test_any_issuer_will_do_when_none_is_set(client: TestClient) -> None:
-    assert ask(client, with_claims(iss="https://x.example")) == 200
+    assert status_for(client, token_with(iss="https://x.example")) == 200
 
 
 @pytest.mark.spec("auth.invalid")
@@ -255,7 +255,7 @@ def test_any_issuer_will_do_when_none_is_set(client: TestClient) -> None:
     "payload", ["[]", "null", '"x"', "5", "", "{", '{"sub": "\\ud800", "exp": 9999999999}', "[" * 50_000]
 )
 def test_a_payload_that_is_no_object_is_refused(client: TestClient, payload: str) -> None:
-    assert ask(client, sign({"alg": "HS256"}, payload)) == 401
+    assert status_for(client, sign({"alg": "HS256"}, payload)) == 401
 
 
 @pytest.mark.spec("auth.invalid")
@@ -272,7 +272,7 @@ def test_a_payload_that_is_no_object_is_refused(client: TestClient, payload: str
     ],
 )
 def test_a_strange_header_is_refused(client: TestClient, header: str) -> None:
-    assert ask(client, sign(header, {"sub": "somebody", "exp": NOW + 3600})) == 401
+    assert status_for(client, sign(header, {"sub": "somebody", "exp": NOW + 3600})) == 401
 
 
 @pytest.mark.spec("auth.algorithm", "auth.hs256")
@@ -285,7 +285,9 @@ def test_a_token_with_its_own_key_is_refused(client: TestClient) -> None:
     token = jwt.encode({"sub": "somebody", "exp": NOW + 3600}, pem, "RS256", headers=headers)
     assert_token_refused(client, token, "The algorithm is not accepted")
     spki = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    assert ask(client, sign({"alg": "HS256", "jwk": public}, {"sub": "x", "exp": NOW + 60}, spki)) == 401
+    assert (
+        status_for(client, sign({"alg": "HS256", "jwk": public}, {"sub": "x", "exp": NOW + 60}, spki)) == 401
+    )
 
 
 def move_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -299,10 +301,10 @@ def move_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_a_remembered_token_is_no_better_than_its_expiry(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caller = Caller(client, "", with_claims(exp=int(time.time()) - 20, n=1))
+    caller = Caller(client, "", token_with(exp=int(time.time()) - 20, n=1))
     assert caller.get().status_code == 200
     move_clock(monkeypatch, 15)
-    assert_refused(caller.get(), "The token has expired")
+    assert_unauthorized(caller.get(), "The token has expired")
 
 
 @pytest.mark.spec("auth.cache")
@@ -311,7 +313,7 @@ def test_a_token_is_remembered_for_a_minute(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, seconds: float, status: int
 ) -> None:
     """What is remembered shows when the key is taken away behind its back."""
-    caller = Caller(client, "", with_claims(n=seconds))
+    caller = Caller(client, "", token_with(n=seconds))
     assert caller.get().status_code == 200
     assert isinstance(client.app, FastAPI)
     keys = client.app.state.token_verifier._keys
@@ -330,5 +332,5 @@ class _FixedClock:
 
 def test_nothing_of_a_token_is_repeated(client: TestClient) -> None:
     marks = {"sub": "mark-1\0", "name": "mark-2"}
-    response = Caller(client, "", with_claims(**marks)).get(f"{TASKS}?mark-3=1")
+    response = Caller(client, "", token_with(**marks)).get(f"{TASKS}?mark-3=1")
     assert "mark" not in response.text + str(response.headers)

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from tests.better_auth.server import BetterAuth, Person, better_auth
 from tests.conftest import Route, Serve
 
-SET_UPS = ("eddsa", "es256", "hs256")
+CONFIGURATIONS = ("eddsa", "es256", "hs256")
 
 
 @pytest.fixture(scope="session")
@@ -19,28 +19,28 @@ def route() -> Route:
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[Callable[[str], BetterAuth]]:
+def start_better_auth() -> Iterator[Callable[[str], BetterAuth]]:
     """Each set-up is started once, when it is first asked for."""
     with ExitStack() as stack:
         started: dict[str, BetterAuth] = {}
 
-        def start(set_up: str) -> BetterAuth:
-            if set_up not in started:
-                started[set_up] = stack.enter_context(better_auth(set_up))
-            return started[set_up]
+        def start(configuration: str) -> BetterAuth:
+            if configuration not in started:
+                started[configuration] = stack.enter_context(better_auth(configuration))
+            return started[configuration]
 
         yield start
 
 
-@pytest.fixture(params=SET_UPS)
-def auth(request: pytest.FixtureRequest, running: Callable[[str], BetterAuth]) -> BetterAuth:
+@pytest.fixture(params=CONFIGURATIONS)
+def auth(request: pytest.FixtureRequest, start_better_auth: Callable[[str], BetterAuth]) -> BetterAuth:
     """Better Auth with nothing changed by another test; the set-ups are the fixture's parameters."""
-    server = running(request.param)
+    server = start_better_auth(request.param)
     server.deploy()
     return server
 
 
-only = {
+only_with = {
     "published keys": pytest.mark.parametrize("auth", ["eddsa", "es256"], indirect=True),
     "shared secret": pytest.mark.parametrize("auth", ["hs256"], indirect=True),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 from starlette.testclient import TestClient
 
-from tests.node import installed, node
+from tests.node import install_packages, node_process
 from tests.support import Caller
 
 HERE = Path(__file__).parent
@@ -19,9 +19,9 @@ SECRET = "the secret that Better Auth and the API share"
 class BetterAuth:
     """A running Better Auth; `set_up` is eddsa, es256 or hs256."""
 
-    def __init__(self, url: str, set_up: str) -> None:
+    def __init__(self, url: str, configuration: str) -> None:
         self.url = url
-        self.set_up = set_up
+        self.configuration = configuration
         self._test = httpx2.Client(base_url=f"{url}/test")
 
     def deploy(self, **options: object) -> None:
@@ -36,7 +36,7 @@ class BetterAuth:
 
     def key_source(self) -> dict[str, object]:
         """The settings that the README gives for this set-up."""
-        if self.set_up == "hs256":
+        if self.configuration == "hs256":
             return {"better_auth_secret": SECRET, "jwt_audience": self.url}
         return {"better_auth_secret": None, "better_auth_url": self.url}
 
@@ -45,12 +45,12 @@ class BetterAuth:
 
 
 @contextmanager
-def better_auth(set_up: str, *pages: Path) -> Iterator[BetterAuth]:
-    with node(installed(HERE) / "server.mjs", set_up, *pages) as process:
+def better_auth(configuration: str, *pages: Path) -> Iterator[BetterAuth]:
+    with node_process(install_packages(HERE) / "server.mjs", configuration, *pages) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert url, "Better Auth did not start; its standard error says why"
-        auth = BetterAuth(url, set_up)
+        auth = BetterAuth(url, configuration)
         try:
             auth.deploy()
             yield auth
@@ -64,16 +64,16 @@ class Person:
     def __init__(self, auth: BetterAuth, name: str) -> None:
         self.email = f"{name.lower()}-{uuid.uuid4().hex}@example.com"
         self.browser = httpx2.Client(base_url=f"{auth.url}/api/auth", headers={"Origin": auth.url})
-        signed_up = self._enter("/sign-up/email", name=name)
+        signed_up = self._post_credentials("/sign-up/email", name=name)
         self.id: str = signed_up["user"]["id"]
 
-    def _enter(self, path: str, **fields: str) -> dict[str, dict[str, str]]:
+    def _post_credentials(self, path: str, **fields: str) -> dict[str, dict[str, str]]:
         answer = self.browser.post(path, json={"email": self.email, "password": PASSWORD, **fields})
         found: dict[str, dict[str, str]] = answer.raise_for_status().json()
         return found
 
     def sign_in(self) -> None:
-        assert self._enter("/sign-in/email")["user"]["id"] == self.id
+        assert self._post_credentials("/sign-in/email")["user"]["id"] == self.id
 
     def sign_out(self) -> None:
         self.browser.post("/sign-out", json={}).raise_for_status()

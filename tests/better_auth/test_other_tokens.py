@@ -4,13 +4,13 @@ import jwt
 import pytest
 from starlette.testclient import TestClient
 
-from tests.better_auth.conftest import only
+from tests.better_auth.conftest import only_with
 from tests.better_auth.server import BetterAuth, Person
 from tests.conftest import Serve
-from tests.support import assert_refused
+from tests.support import assert_unauthorized
 
 NO_SUBJECT = "A required claim is missing"
-NOT_KNOWN = "The key is not known"
+UNKNOWN_KEY = "The key is not known"
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def apis(serve: Serve, auth: BetterAuth, api: TestClient) -> list[TestClient]:
     return [api, serve(**{**auth.key_source(), "jwt_audience": None})]
 
 
-def assert_opens_nothing(apis: list[TestClient], auth: BetterAuth, person: Person, token: str) -> None:
+def assert_rejected_everywhere(apis: list[TestClient], auth: BetterAuth, person: Person, token: str) -> None:
     """For a token that is signed with Better Auth's secret and names no subject."""
     for each in apis:
-        refusal = NO_SUBJECT if auth.set_up == "hs256" else NOT_KNOWN
-        assert_refused(person.on(each, token).get(), refusal)
+        refusal = NO_SUBJECT if auth.configuration == "hs256" else UNKNOWN_KEY
+        assert_unauthorized(person.on(each, token).get(), refusal)
 
 
 def cached_session(person: Person) -> str:
@@ -35,7 +35,7 @@ def cached_session(person: Person) -> str:
 @pytest.mark.spec("auth.email-link")
 def test_a_verification_link_opens_nothing(auth: BetterAuth, apis: list[TestClient], ann: Person) -> None:
     token = auth.mailed_token(ann.email)
-    assert_opens_nothing(apis, auth, ann, token)
+    assert_rejected_everywhere(apis, auth, ann, token)
     assert ann.browser.get("/verify-email", params={"token": token}).json()["status"] is True
 
 
@@ -46,10 +46,10 @@ def test_a_session_cached_under_the_secret_opens_nothing(
     auth.deploy(cookieCache="secret")
     token = cached_session(ann)
     assert jwt.get_unverified_header(token)["alg"] == "HS256"
-    assert_opens_nothing(apis, auth, ann, token)
+    assert_rejected_everywhere(apis, auth, ann, token)
 
 
-@only["published keys"]
+@only_with["published keys"]
 @pytest.mark.spec("auth.session-cache")
 def test_a_session_cached_under_the_published_keys_opens_nothing(
     auth: BetterAuth, api: TestClient, ann: Person
@@ -59,4 +59,4 @@ def test_a_session_cached_under_the_published_keys_opens_nothing(
     token = cached_session(ann)
     assert jwt.get_unverified_header(token)["kid"] == jwt.get_unverified_header(ann.token())["kid"]
     assert jwt.decode(token, options={"verify_signature": False})["sub"] == ann.id
-    assert_refused(ann.on(api, token).get(), "The token is for another audience")
+    assert_unauthorized(ann.on(api, token).get(), "The token is for another audience")

@@ -5,7 +5,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.better_auth.server import BetterAuth, Person
-from tests.support import TASKS, assert_problem, assert_refused
+from tests.support import TASKS, assert_problem, assert_unauthorized
 
 ALGORITHMS = {"eddsa": "EdDSA", "es256": "ES256", "hs256": "HS256"}
 
@@ -13,7 +13,7 @@ ALGORITHMS = {"eddsa": "EdDSA", "es256": "ES256", "hs256": "HS256"}
 @pytest.mark.spec("auth.hs256", "auth.jwks.algorithms", "auth.jwks.issuer-default")
 def test_a_token_of_better_auth_opens_the_api(auth: BetterAuth, api: TestClient, ann: Person) -> None:
     token = ann.token()
-    assert jwt.get_unverified_header(token)["alg"] == ALGORITHMS[auth.set_up]
+    assert jwt.get_unverified_header(token)["alg"] == ALGORITHMS[auth.configuration]
     caller = ann.on(api, token)
     task = caller.create(title="Water the plants")
     assert task["user_id"] == ann.id
@@ -54,7 +54,7 @@ def test_an_expired_token_is_refused_and_the_next_one_is_not(
     auth: BetterAuth, api: TestClient, ann: Person
 ) -> None:
     auth.deploy(expirationTime="-1 hour")
-    assert_refused(ann.on(api).get(), "The token has expired")
+    assert_unauthorized(ann.on(api).get(), "The token has expired")
     auth.deploy()
     assert ann.on(api).get().status_code == 200
 

@@ -7,10 +7,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from auth import keys
-from tests.better_auth.conftest import only
+from tests.better_auth.conftest import only_with
 from tests.better_auth.server import SECRET, BetterAuth, Person
 from tests.conftest import Serve
-from tests.support import assert_refused
+from tests.support import assert_unauthorized
 
 NEW_SECRET = "the secret that signs from now on"
 
@@ -19,7 +19,7 @@ def kid(token: str) -> str:
     return str(jwt.get_unverified_header(token)["kid"])
 
 
-@only["published keys"]
+@only_with["published keys"]
 @pytest.mark.spec("auth.jwks.rotation", "auth.jwks.unknown-kid", "auth.jwks.refresh")
 def test_a_new_key_is_taken_up_and_an_old_one_dropped(
     auth: BetterAuth, api: TestClient, ann: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
@@ -33,11 +33,11 @@ def test_a_new_key_is_taken_up_and_an_old_one_dropped(
     assert ann.on(api, old).ids() == [task["id"]]
     auth.deploy(gracePeriod=0)
     monkeypatch.setattr(keys, "clock", lambda: time.monotonic() + 2 * keys.FRESH_SECONDS)
-    assert_refused(bob.on(api, bobs_old).get(), "The key is not known")
+    assert_unauthorized(bob.on(api, bobs_old).get(), "The key is not known")
     assert ann.on(api, new).ids() == [task["id"]]
 
 
-@only["shared secret"]
+@only_with["shared secret"]
 @pytest.mark.spec("auth.secret-rotation")
 def test_a_new_secret_is_taken_up_and_an_old_one_dropped(auth: BetterAuth, serve: Serve, ann: Person) -> None:
     """The API learns the new secret first; Better Auth signs with it; the API forgets the old one."""
@@ -49,8 +49,8 @@ def test_a_new_secret_is_taken_up_and_an_old_one_dropped(auth: BetterAuth, serve
     auth.deploy(secret=NEW_SECRET)
     ann.sign_in()
     new = ann.token()
-    assert_refused(ann.on(before, new).get(), "The signature does not verify")
+    assert_unauthorized(ann.on(before, new).get(), "The signature does not verify")
     for token in (old, new):
         assert ann.on(both, token).ids() == [task["id"]]
     assert ann.on(after, new).ids() == [task["id"]]
-    assert_refused(ann.on(after, old).get(), "The signature does not verify")
+    assert_unauthorized(ann.on(after, old).get(), "The signature does not verify")

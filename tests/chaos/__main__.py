@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.environment import environment
-from tests.chaos.report import line, report
+from tests.chaos.report import report, summary_line
 from tests.chaos.runner import Result, run
 from tests.chaos.scenarios import SCENARIOS
 from tools.postgres import Failure
@@ -40,12 +40,12 @@ def main() -> int:
 
 def _run_all(names: list[str], seed: str) -> int:
     results: list[Result] = []
-    began = time.monotonic()
+    started_at = time.monotonic()
     with environment(seed) as servers:
         for number, name in enumerate(names, 1):
             results.append(run(SCENARIOS[name], servers))
-            print(f"{number:3}/{len(names)} {line(results[-1])}", file=sys.stderr, flush=True)
-    text = f"{report(results, seed)} ({time.monotonic() - began:.0f} s in all)\n"
+            print(f"{number:3}/{len(names)} {summary_line(results[-1])}", file=sys.stderr, flush=True)
+    text = f"{report(results, seed)} ({time.monotonic() - started_at:.0f} s in all)\n"
     print(text)
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(text)

@@ -36,12 +36,12 @@ class Outcome(StrEnum):
     """404 for a task that was acknowledged."""
 
 
-class Fault(StrEnum):
+class Anomaly(StrEnum):
     LOST = "lost"
     WRONG_OWNER = "wrong owner"
     HALF_APPLIED = "half-applied"
-    DOUBLE = "double"
-    UNASKED = "unasked"
+    DUPLICATE = "duplicate"
+    UNREQUESTED = "unrequested"
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Operation:
     status: int | None = None
     retry_after: bool = False
     retry_of_unknown: bool = False
-    began: float = 0.0
+    started_at: float = 0.0
     ended: float = 0.0
 
 
 @dataclass(frozen=True)
 class Violation:
-    fault: Fault
+    anomaly: Anomaly
     user: str
     task: str
     """Its ID, or the marker of several."""
@@ -94,7 +94,7 @@ def content(mark: str) -> dict[str, object]:
     }
 
 
-def is_whole(task: Task) -> bool:
+def is_consistent(task: Task) -> bool:
     mark = str(task["title"])
     if not mark.rpartition("#")[2].isdecimal():
         return False
@@ -103,7 +103,7 @@ def is_whole(task: Task) -> bool:
 
 
 @dataclass
-class Known:
+class KnownTask:
     """A task that was acknowledged: its last acknowledged state and those that may replace it.
 
     A state is a marker; None stands for deleted.
@@ -124,7 +124,7 @@ class Expectations:
 
     def __init__(self, user: str) -> None:
         self.user = user
-        self.tasks: dict[str, Known] = {}
+        self.tasks: dict[str, KnownTask] = {}
         self._unknown_creates: Counter[str] = Counter()
         self._markers: set[str] = set()
 
@@ -148,7 +148,7 @@ class Expectations:
     def _acknowledged(self, operation: Operation) -> None:
         assert operation.task is not None
         if operation.kind is Kind.CREATE:
-            self.tasks[operation.task] = Known(operation.marker, operation.version or 1)
+            self.tasks[operation.task] = KnownTask(operation.marker, operation.version or 1)
         elif known := self.tasks.get(operation.task):
             known.state = None if operation.kind is Kind.DELETE else operation.marker
             known.version = operation.version or known.version
@@ -169,7 +169,7 @@ class Expectations:
         if known is None or None in known.possible:
             return []
         known.pending.add(None)
-        return [self._violation(Fault.LOST, operation.task, f"{operation.kind} of {known.state}: 404")]
+        return [self._violation(Anomaly.LOST, operation.task, f"{operation.kind} of {known.state}: 404")]
 
     def check_one(self, task: Task) -> list[Violation]:
         """A task that an answer showed."""
@@ -178,63 +178,65 @@ class Expectations:
     def check_all(self, tasks: Sequence[Task]) -> list[Violation]:
         """All tasks of the user that are not deleted."""
         found = {str(task["id"]): task for task in tasks}
-        faults = [each for task in tasks for each in self._check_owner(task)]
+        violations = [each for task in tasks for each in self._check_owner(task)]
         for task_id, known in self.tasks.items():
             if task_id in found:
-                faults += self._check_content(task_id, found[task_id])
+                violations += self._check_content(task_id, found[task_id])
             elif None not in known.possible:
-                faults.append(self._violation(Fault.LOST, task_id, f"{known.state} is gone"))
-        faults += self._check_strays([task for task_id, task in found.items() if task_id not in self.tasks])
+                violations.append(self._violation(Anomaly.LOST, task_id, f"{known.state} is gone"))
+        violations += self._check_unknown_tasks(
+            [task for task_id, task in found.items() if task_id not in self.tasks]
+        )
         if len(found) < len(tasks):
-            faults.append(self._violation(Fault.DOUBLE, "", "a list shows a task twice"))
-        return faults
+            violations.append(self._violation(Anomaly.DUPLICATE, "", "a list shows a task twice"))
+        return violations
 
     def _check_owner(self, task: Task) -> list[Violation]:
         if task["user_id"] == self.user and owner_of(str(task["title"])) == self.user:
             return []
         text = f"{task['user_id']} owns {task['title']}"
-        return [self._violation(Fault.WRONG_OWNER, str(task["id"]), text)]
+        return [self._violation(Anomaly.WRONG_OWNER, str(task["id"]), text)]
 
     def _check_content(self, task_id: str, task: Task) -> list[Violation]:
         known = self.tasks.get(task_id)
         if known is None:
             return []
-        if not is_whole(task):
-            return [self._violation(Fault.HALF_APPLIED, task_id, f"{dict(task)}")]
+        if not is_consistent(task):
+            return [self._violation(Anomaly.HALF_APPLIED, task_id, f"{dict(task)}")]
         if task["title"] not in known.possible:
             expected = " or ".join(sorted(str(each) for each in known.possible))
-            return [self._violation(Fault.LOST, task_id, f"{task['title']} instead of {expected}")]
+            return [self._violation(Anomaly.LOST, task_id, f"{task['title']} instead of {expected}")]
         return self._check_version(task_id, int(task["version"]), known)
 
-    def _check_version(self, task_id: str, version: int, known: Known) -> list[Violation]:
+    def _check_version(self, task_id: str, version: int, known: KnownTask) -> list[Violation]:
         """Each write raises it by one; a write whose outcome is unknown may have."""
         if version < known.version:
-            fault = Fault.LOST
+            anomaly = Anomaly.LOST
         elif version > known.version + known.unknown_writes:
-            fault = Fault.UNASKED
+            anomaly = Anomaly.UNREQUESTED
         else:
             return []
         text = f"version {version} instead of {known.version} (+{known.unknown_writes})"
-        return [self._violation(fault, task_id, text)]
+        return [self._violation(anomaly, task_id, text)]
 
-    def _check_strays(self, tasks: Sequence[Task]) -> list[Violation]:
+    def _check_unknown_tasks(self, tasks: Sequence[Task]) -> list[Violation]:
         """Tasks whose ID no answer named: each needs a create whose outcome is unknown."""
-        faults = [
-            self._violation(Fault.HALF_APPLIED, str(task["id"]), f"{dict(task)}")
+        violations = [
+            self._violation(Anomaly.HALF_APPLIED, str(task["id"]), f"{dict(task)}")
             for task in tasks
-            if not is_whole(task)
+            if not is_consistent(task)
         ]
-        count = Counter(str(task["title"]) for task in tasks if is_whole(task))
+        count = Counter(str(task["title"]) for task in tasks if is_consistent(task))
         for mark, number in count.items():
             allowed = self._unknown_creates[mark]
             if number > allowed and owner_of(mark) == self.user:
-                fault = Fault.DOUBLE if mark in self._markers else Fault.UNASKED
+                anomaly = Anomaly.DUPLICATE if mark in self._markers else Anomaly.UNREQUESTED
                 text = f"{number} more of {mark}, with {allowed} unknown creates"
-                faults.append(self._violation(fault, mark, text))
-        return faults
+                violations.append(self._violation(anomaly, mark, text))
+        return violations
 
-    def _violation(self, fault: Fault, task: str, text: str) -> Violation:
-        return Violation(fault, self.user, task, text)
+    def _violation(self, anomaly: Anomaly, task: str, text: str) -> Violation:
+        return Violation(anomaly, self.user, task, text)
 
 
 def check(
@@ -247,24 +249,24 @@ def check(
     stored: dict[str, list[Task]] = {}
     for row in rows:
         stored.setdefault(str(row["user_id"]), []).append(row)
-    faults: list[Violation] = []
+    violations: list[Violation] = []
     users: dict[str, Expectations] = {}
     for operation in history:
-        faults += users.setdefault(operation.user, Expectations(operation.user)).record(operation)
+        violations += users.setdefault(operation.user, Expectations(operation.user)).record(operation)
     for user, expected in users.items():
-        seen = expected.check_all(api[user]) if user in api else []
-        held = expected.check_all(stored.pop(user, []))
-        faults += [*seen, *held]
-    for user, strays in stored.items():
-        faults += [
-            Violation(Fault.WRONG_OWNER, user, str(row["id"]), f"{user} owns {row['title']}")
-            for row in strays
+        in_api = expected.check_all(api[user]) if user in api else []
+        in_rows = expected.check_all(stored.pop(user, []))
+        violations += [*in_api, *in_rows]
+    for user, unexpected in stored.items():
+        violations += [
+            Violation(Anomaly.WRONG_OWNER, user, str(row["id"]), f"{user} owns {row['title']}")
+            for row in unexpected
             if owner_of(str(row["title"])) != user
         ]
-    return faults
+    return violations
 
 
-def doubles_from_retries(history: Iterable[Operation], rows: Iterable[Task]) -> int:
+def duplicates_from_retries(history: Iterable[Operation], rows: Iterable[Task]) -> int:
     """How many tasks more than creates there are, because a create was sent again and both were made."""
     created = {
         operation.task: operation.marker
@@ -277,4 +279,4 @@ def doubles_from_retries(history: Iterable[Operation], rows: Iterable[Task]) -> 
 
 def distinct(violations: Iterable[Violation]) -> list[Violation]:
     """One for each fault of a task: reads and both comparisons may find the same."""
-    return [*{(each.fault, each.user, each.task): each for each in violations}.values()]
+    return [*{(each.anomaly, each.user, each.task): each for each in violations}.values()]

@@ -37,35 +37,37 @@ def send_all(sockets: Iterable[socket.socket], data: bytes) -> None:
             each.send(data)
 
 
-def drip(sockets: list[socket.socket], piece: bytes, times: int, pause: Callable[[float], None]) -> None:
+def send_slowly(
+    sockets: list[socket.socket], piece: bytes, times: int, pause: Callable[[float], None]
+) -> None:
     """A piece on every connection once a second."""
     for _ in range(times):
         pause(1)
         send_all(sockets, piece)
 
 
-def vanish(port: int, request: bytes) -> None:
+def send_and_reset(port: int, request: bytes) -> None:
     """Send a request and reset the connection without waiting for the answer."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
         client.sendall(request)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def held_by_service(port: int, sockets: Iterable[socket.socket]) -> int:
+def open_at_service(port: int, sockets: Iterable[socket.socket]) -> int:
     """How many of the connections the service still holds, from the kernel's table (proc(5)).
 
     The client's end alone would not tell: a connection that timed out ends without a word.
     """
-    ours = {each.getsockname()[1] for each in sockets if not _ended(each)}
-    held = 0
+    ours = {each.getsockname()[1] for each in sockets if not _closed_by_service(each)}
+    still_open = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
         if state == ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
-            held += int(remote.rpartition(":")[2], 16) in ours
-    return held
+            still_open += int(remote.rpartition(":")[2], 16) in ours
+    return still_open
 
 
-def _ended(client: socket.socket) -> bool:
+def _closed_by_service(client: socket.socket) -> bool:
     """Closed or reset by the service; its port may then be another connection's."""
     poll = select.poll()
     poll.register(client, select.POLLRDHUP)

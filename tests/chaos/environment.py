@@ -14,8 +14,8 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from tests.chaos.proxy import Proxy, proxy
-from tests.chaos.servers import Pooler, Postgres, Redis, Web, binaries, dyno, release
-from tests.stage import ROOT
+from tests.chaos.servers import Pooler, Postgres, Redis, Web, binaries, platform_environment, release
+from tests.environment import ROOT
 
 TEMPORARY = "tasks-api-chaos-"
 
@@ -40,7 +40,7 @@ class Environment:
         self.binaries = binaries(home)
         self._count = itertools.count(1)
         self.postgres = self.new_postgres(stack)
-        release(dyno(self.postgres.url, self.postgres.url, {}))
+        release(platform_environment(self.postgres.url, self.postgres.url, {}))
         self.pooler = Pooler(self.folder("pgbouncer"), self.postgres.url)
         self.redis = Redis(self.folder("redis"))
         for program in (self.pooler, self.redis):
@@ -71,7 +71,7 @@ class Environment:
     @contextmanager
     def web(self, route: Route, settings: Mapping[str, str], code: Path = ROOT) -> Iterator[Web]:
         """gunicorn, ready."""
-        environment = dyno(
+        environment = platform_environment(
             route.service, route.postgres.url, {"RATE_LIMIT_STORAGE_URL": self.redis.url, **settings}
         )
         web = Web(environment, self.folder("web"), code)
@@ -85,7 +85,7 @@ class Environment:
 
 @contextmanager
 def environment(seed: str) -> Iterator[Environment]:
-    _remove_abandoned()
+    _remove_leftovers()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
         lock = stack.enter_context((folder / "lock").open("w"))
@@ -95,7 +95,7 @@ def environment(seed: str) -> Iterator[Environment]:
         yield Environment(folder, stack, seed)
 
 
-def _remove_abandoned() -> None:
+def _remove_leftovers() -> None:
     """What a run left that was killed: its servers ended with it, its files and small disk did not."""
     for path in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/lock"):
         # Another run may be ending, and its files vanish.
@@ -123,8 +123,8 @@ def pooled(environment: Environment) -> Iterator[Route]:
 @contextmanager
 def proxied(environment: Environment) -> Iterator[Route]:
     """Through the proxy to PgBouncer."""
-    with proxy(environment.pooler.url, environment.seed) as between:
-        yield Route(environment.postgres, between.url, environment.pooler, between)
+    with proxy(environment.pooler.url, environment.seed) as tcp_proxy:
+        yield Route(environment.postgres, tcp_proxy.url, environment.pooler, tcp_proxy)
 
 
 @contextmanager
@@ -132,5 +132,5 @@ def own_server(environment: Environment, home: Path | None = None, *options: str
     """A PostgreSQL for this scenario alone, with the schema; `options` are those of initdb."""
     with ExitStack() as stack:
         postgres = environment.new_postgres(stack, home, *options)
-        release(dyno(postgres.url, postgres.url, {}))
+        release(platform_environment(postgres.url, postgres.url, {}))
         yield Route(postgres, postgres.url)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 from tests.support import wait_until
 from tools.postgres import UNPRIVILEGED_USER
 from tools.serve import end_with_parent

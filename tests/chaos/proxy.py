@@ -24,20 +24,22 @@ RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing sends RST."""
 
 
-class Break(Enum):
+class NetworkFault(Enum):
     NONE = auto()
     BLACK_HOLE = auto()
     """Nothing passes in either direction until it ends."""
-    RESET_IN_ANSWER = auto()
+    RESET_MID_RESPONSE = auto()
     """Half of the answer, then RST."""
-    DROP_ANSWER = auto()
+    DROP_RESPONSE = auto()
     """The query is executed and committed, then the connection closed without its answer."""
-    SWALLOW_ANSWER = auto()
+    WITHHOLD_RESPONSE = auto()
     """As above, but the connection stays open for good."""
     LATENCY = auto()
 
 
-OF_ANSWERS = frozenset({Break.RESET_IN_ANSWER, Break.DROP_ANSWER, Break.SWALLOW_ANSWER})
+RESPONSE_FAULTS = frozenset(
+    {NetworkFault.RESET_MID_RESPONSE, NetworkFault.DROP_RESPONSE, NetworkFault.WITHHOLD_RESPONSE}
+)
 
 
 class Proxy:
@@ -47,58 +49,58 @@ class Proxy:
         self.upstream = url.port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = url.set(port=self._listener.getsockname()[1])
-        self.broken = 0
+        self.faults_injected = 0
         self._random = random.Random(seed)
-        self._break = Break.NONE
-        self._every = 1
-        self._passes = threading.Event()
-        self._passes.set()
-        self._lines: list[_Line] = []
+        self._fault = NetworkFault.NONE
+        self._one_in = 1
+        self._unblocked = threading.Event()
+        self._unblocked.set()
+        self._connections: list[_ProxiedConnection] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def start(self, kind: Break, every: int = 1) -> None:
+    def start(self, kind: NetworkFault, one_in: int = 1) -> None:
         """Break what passes from now on; of answers, one in `every`."""
-        self._break, self._every = kind, every
-        if kind is Break.BLACK_HOLE:
-            self._passes.clear()
+        self._fault, self._one_in = kind, one_in
+        if kind is NetworkFault.BLACK_HOLE:
+            self._unblocked.clear()
 
     def end(self) -> None:
-        self._break = Break.NONE
-        self._passes.set()
+        self._fault = NetworkFault.NONE
+        self._unblocked.set()
 
-    def move(self, port: int) -> None:
+    def redirect(self, port: int) -> None:
         """Send new connections to another server, and close those to the old one."""
         self.upstream = port
-        self.cut()
+        self.close_connections()
 
-    def cut(self) -> None:
-        for line in self._lines:
-            line.close()
-        self._lines.clear()
+    def close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
 
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.end()
-        self.cut()
+        self.close_connections()
 
     def delay(self) -> None:
         """Before a piece of data is passed on."""
-        self._passes.wait()
-        if self._break is Break.LATENCY:
+        self._unblocked.wait()
+        if self._fault is NetworkFault.LATENCY:
             time.sleep(self._random.uniform(*ONE_WAY_SECONDS))
 
-    def breaks_answers(self) -> bool:
-        return self._break in OF_ANSWERS
+    def affects_responses(self) -> bool:
+        return self._fault in RESPONSE_FAULTS
 
-    def choose(self) -> Break:
+    def next_fault(self) -> NetworkFault:
         """What becomes of one answer."""
-        chosen = self._break
-        if chosen not in OF_ANSWERS or self._random.randrange(self._every):
-            return Break.NONE
-        self.broken += 1
-        return chosen
+        fault = self._fault
+        if fault not in RESPONSE_FAULTS or self._random.randrange(self._one_in):
+            return NetworkFault.NONE
+        self.faults_injected += 1
+        return fault
 
     def _accept(self) -> None:
         while True:
@@ -106,19 +108,19 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            line = _Line(self, client)
-            self._lines.append(line)
-            threading.Thread(target=line.open, daemon=True).start()
+            connection = _ProxiedConnection(self, client)
+            self._connections.append(connection)
+            threading.Thread(target=connection.open, daemon=True).start()
 
 
-class _Line:
+class _ProxiedConnection:
     """One connection of the service, and the one to the server that belongs to it."""
 
     def __init__(self, proxy: Proxy, client: socket.socket) -> None:
         self._proxy = proxy
         self._client = client
         self._server: socket.socket | None = None
-        self._asked = threading.Event()
+        self._query_pending = threading.Event()
         self._reset = False
 
     def open(self) -> None:
@@ -128,8 +130,8 @@ class _Line:
         except OSError:
             self.close()
             return
-        threading.Thread(target=self._answers, args=(self._server,), daemon=True).start()
-        self._queries(self._server)
+        threading.Thread(target=self._forward_responses, args=(self._server,), daemon=True).start()
+        self._forward_queries(self._server)
 
     def close(self) -> None:
         for each in (self._client, self._server):
@@ -139,49 +141,49 @@ class _Line:
                     each.shutdown(socket.SHUT_RD if self._reset else socket.SHUT_RDWR)
                 each.close()
 
-    def _queries(self, server: socket.socket) -> None:
+    def _forward_queries(self, server: socket.socket) -> None:
         with suppress(OSError):
             while data := self._client.recv(65536):
                 self._proxy.delay()
                 if data.startswith(QUERY):
-                    self._asked.set()
+                    self._query_pending.set()
                 server.sendall(data)
         self.close()
 
-    def _answers(self, server: socket.socket) -> None:
+    def _forward_responses(self, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
                 self._proxy.delay()
-                if not (self._asked.is_set() and self._proxy.breaks_answers()):
+                if not (self._query_pending.is_set() and self._proxy.affects_responses()):
                     self._client.sendall(data)
-                elif not self._answer(_whole(server, data)):
+                elif not self._forward_response(_read_response(server, data)):
                     break
                 if data.endswith(READY):
-                    self._asked.clear()
+                    self._query_pending.clear()
         self.close()
 
-    def _answer(self, data: bytes) -> bool:
+    def _forward_response(self, data: bytes) -> bool:
         """Treat one answer as the proxy says; False when the connection is to be closed."""
-        match self._proxy.choose():
-            case Break.RESET_IN_ANSWER:
+        match self._proxy.next_fault():
+            case NetworkFault.RESET_MID_RESPONSE:
                 self._client.sendall(data[: len(data) // 2])
                 self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 self._reset = True
                 return False
-            case Break.DROP_ANSWER:
+            case NetworkFault.DROP_RESPONSE:
                 return False
-            case Break.SWALLOW_ANSWER:
+            case NetworkFault.WITHHOLD_RESPONSE:
                 # Until either side closes.
                 while self._server is not None and self._server.recv(65536):
                     pass
                 return False
             case _:
                 self._client.sendall(data)
-                self._asked.clear()
+                self._query_pending.clear()
                 return True
 
 
-def _whole(server: socket.socket, data: bytes) -> bytes:
+def _read_response(server: socket.socket, data: bytes) -> bytes:
     while not data.endswith(READY):
         more = server.recv(65536)
         if not more:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from tests.chaos.checker import Fault
+from tests.chaos.checker import Anomaly
 from tests.chaos.runner import Result
 
 COLUMNS = (
@@ -11,12 +11,12 @@ COLUMNS = (
     "lost",
     "wrong owner",
     "half-applied",
-    "double",
-    "unasked",
+    "duplicate",
+    "unrequested",
     "statuses",
     "no Retry-After",
     "retries",
-    "doubles by retry",
+    "duplicates by retry",
     "slowest (s)",
     "recovery (s)",
     "total (s)",
@@ -24,7 +24,7 @@ COLUMNS = (
 )
 
 
-def line(result: Result) -> str:
+def summary_line(result: Result) -> str:
     """One scenario, as it ends."""
     if result.skipped:
         return f"{result.name}: not run: {result.skipped}"
@@ -37,7 +37,7 @@ def report(results: Sequence[Result], seed: str) -> str:
     ran = [result for result in results if not result.skipped]
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, results)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([table, "", *_remarks(results), "", _sum(ran), f"SEED={seed}"])
+    return "\n".join([table, "", *_remarks(results), "", _totals(ran), f"SEED={seed}"])
 
 
 def _row(result: Result) -> tuple[str, ...]:
@@ -46,11 +46,11 @@ def _row(result: Result) -> tuple[str, ...]:
     return (
         result.name,
         str(result.acknowledged),
-        *(str(result.faults[fault]) for fault in Fault),
+        *(str(result.anomalies[anomaly]) for anomaly in Anomaly),
         ", ".join(f"{status}: {count}" for status, count in sorted(result.statuses.items())),
         str(result.without_retry_after),
         str(result.retries),
-        str(result.doubles),
+        str(result.duplicates),
         f"{result.slowest:.1f}",
         "never" if result.recovery is None else f"{result.recovery:.1f}",
         f"{result.seconds:.1f}",
@@ -68,16 +68,16 @@ def _remarks(results: Iterable[Result]) -> Iterable[str]:
             yield f"- {result.name}: and {len(result.problems) - 10} more"
 
 
-def _sum(ran: Sequence[Result]) -> str:
-    def total(fault: Fault) -> int:
-        return sum(result.faults[fault] for result in ran)
+def _totals(ran: Sequence[Result]) -> str:
+    def total(anomaly: Anomaly) -> int:
+        return sum(result.anomalies[anomaly] for result in ran)
 
     return (
         f"{len(ran)} scenarios, {sum(result.acknowledged for result in ran)} acknowledged writes:"
-        f" {total(Fault.LOST)} lost, {total(Fault.WRONG_OWNER)} with the wrong owner,"
-        f" {total(Fault.HALF_APPLIED)} half-applied,"
+        f" {total(Anomaly.LOST)} lost, {total(Anomaly.WRONG_OWNER)} with the wrong owner,"
+        f" {total(Anomaly.HALF_APPLIED)} half-applied,"
         f" {sum(result.recovery is None for result in ran)} scenarios not recovered,"
         f" {sum(result.failed for result in ran)} failed."
         f" {sum(result.retries for result in ran)} retries after an unknown outcome made"
-        f" {sum(result.doubles for result in ran)} tasks twice."
+        f" {sum(result.duplicates for result in ran)} tasks twice."
     )

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 
 from tests.chaos.checker import (
     READS,
-    Fault,
+    Anomaly,
     Operation,
     Outcome,
     Task,
     check,
     distinct,
-    doubles_from_retries,
+    duplicates_from_retries,
 )
 from tests.chaos.environment import Environment, MakeRoute, Route, direct
 from tests.chaos.servers import Postgres, Web
-from tests.chaos.workload import NOT_SENT, PATIENCE, Target, Workload, list_all, workload
-from tests.stage import Sql
+from tests.chaos.workload import NOT_SENT, TIMEOUT_SECONDS, Target, Workload, list_all, workload
+from tests.environment import Sql
 
 LOAD_SECONDS = 1.0
 """Of load before the fault, and after the recovery."""
@@ -59,14 +59,14 @@ class Run:
         with closing(Sql(self.postgres.url)) as connection:
             yield connection
 
-    def hold(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def count(self, status: int) -> int:
         """How many answers had this status until now."""
         return sum(each.status == status for each in self.load.history)
 
-    def demand(self, holds: bool, otherwise: str) -> None:
+    def expect(self, holds: bool, otherwise: str) -> None:
         """A requirement of the scenario's own."""
         if not holds:
             self.problems.append(otherwise)
@@ -81,9 +81,9 @@ class Scenario:
     fault: MakeFault
     route: MakeRoute = direct
     settings: Mapping[str, str] = field(default_factory=dict)
-    may_lose: bool = False
+    data_loss_allowed: bool = False
     """Asynchronous replication: what a failover loses is reported and is no violation."""
-    needs: Callable[[], str | None] = lambda: None
+    skip_reason: Callable[[], str | None] = lambda: None
     """Why it cannot run on this machine, or None."""
 
 
@@ -91,11 +91,11 @@ class Scenario:
 class Result:
     name: str
     acknowledged: int = 0
-    faults: Counter[Fault] = field(default_factory=Counter)
+    anomalies: Counter[Anomaly] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     without_retry_after: int = 0
     retries: int = 0
-    doubles: int = 0
+    duplicates: int = 0
     slowest: float = 0.0
     recovery: float | None = None
     seconds: float = 0.0
@@ -110,7 +110,7 @@ class Result:
 
 def run(scenario: Scenario, environment: Environment) -> Result:
     """Never raises because of what it tests: an exception is a problem of the result."""
-    if reason := scenario.needs():
+    if reason := scenario.skip_reason():
         return Result(scenario.name, skipped=reason)
     result = Result(scenario.name)
     try:
@@ -128,31 +128,31 @@ def _run(scenario: Scenario, environment: Environment, result: Result) -> None:
         web = stack.enter_context(environment.web(route, scenario.settings))
         users = environment.new_name(scenario.name)
         load = stack.enter_context(workload(users, Target(web.port), environment.seed))
-        began = time.monotonic()
+        started_at = time.monotonic()
         running = Run(environment, route, web, load, stack, result.problems, result.notes)
-        running.hold(LOAD_SECONDS)
+        running.sleep(LOAD_SECONDS)
         with scenario.fault(running):
             result.recovery = load.wait_until_recovered(RECOVERY_SECONDS)
-            running.hold(LOAD_SECONDS)
+            running.sleep(LOAD_SECONDS)
         load.stop()
-        result.seconds = time.monotonic() - began
+        result.seconds = time.monotonic() - started_at
         with running.sql() as sql:
-            rows = rows_of(load, sql)
-        _judge(scenario, load, lists_of(load), rows, result)
+            rows = stored_tasks(load, sql)
+        _evaluate(scenario, load, listed_tasks(load), rows, result)
 
 
-def lists_of(load: Workload) -> dict[str, list[Task]]:
+def listed_tasks(load: Workload) -> dict[str, list[Task]]:
     """What the API shows each user; a user whose tasks cannot be listed is left out."""
     seen: dict[str, list[Task]] = {}
     for user in load.users:
-        answer, tasks = list_all(user.connection)
+        response, tasks = list_all(user.connection)
         user.connection.close()
-        if answer.status == 200:
+        if response.status == 200:
             seen[user.name] = [*tasks]
     return seen
 
 
-def rows_of(load: Workload, sql: Sql) -> list[Task]:
+def stored_tasks(load: Workload, sql: Sql) -> list[Task]:
     """The rows of the users and those with a title of theirs, whoever owns them."""
     columns = ("user_id", "id", "title", "description", "tags", "completed", "priority", "version")
     found = sql(
@@ -164,7 +164,7 @@ def rows_of(load: Workload, sql: Sql) -> list[Task]:
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
-def _judge(
+def _evaluate(
     scenario: Scenario,
     load: Workload,
     api: Mapping[str, list[Task]],
@@ -175,14 +175,14 @@ def _judge(
     if unlisted := [user.name for user in load.users if user.name not in api]:
         result.problems.append(f"{len(unlisted)} users cannot list their tasks after the recovery")
     violations = distinct([*load.violations, *check(history, api, rows)])
-    result.faults = Counter(violation.fault for violation in violations)
-    if scenario.may_lose:
-        lost = result.faults.pop(Fault.LOST, 0)
+    result.anomalies = Counter(violation.anomaly for violation in violations)
+    if scenario.data_loss_allowed:
+        lost = result.anomalies.pop(Anomaly.LOST, 0)
         result.notes.append(f"{lost} tasks lost a write, or are lost")
-        violations = [each for each in violations if each.fault is not Fault.LOST]
-    result.problems += [f"{each.fault}: {each.user}, {each.task}: {each.text}" for each in violations]
+        violations = [each for each in violations if each.anomaly is not Anomaly.LOST]
+    result.problems += [f"{each.anomaly}: {each.user}, {each.task}: {each.text}" for each in violations]
     _count(history, load.statuses, result)
-    result.doubles = doubles_from_retries(history, rows)
+    result.duplicates = duplicates_from_retries(history, rows)
     if result.recovery is None:
         result.problems.append(f"not recovered within {RECOVERY_SECONDS:.0f} s")
     if result.seconds > SCENARIO_SECONDS:
@@ -195,12 +195,14 @@ def _count(history: list[Operation], statuses: Counter[str], result: Result) -> 
         each.outcome is Outcome.ACKNOWLEDGED and each.kind not in READS for each in history
     )
     result.retries = sum(each.retry_of_unknown for each in history)
-    result.slowest = max((each.ended - each.began for each in history), default=0.0)
+    result.slowest = max((each.ended - each.started_at for each in history), default=0.0)
     result.without_retry_after = sum(each.status in {429, 503} and not each.retry_after for each in history)
     if result.without_retry_after:
         result.problems.append(f"{result.without_retry_after} answers without Retry-After")
     unexpected = Counter(each.status for each in history if each.status not in {*EXPECTED_STATUSES, 404})
     result.problems += [f"{count} answers with status {status}" for status, count in unexpected.items()]
-    unanswered = sum(each.status is None and each.ended - each.began >= PATIENCE for each in history)
+    unanswered = sum(
+        each.status is None and each.ended - each.started_at >= TIMEOUT_SECONDS for each in history
+    )
     if unanswered:
-        result.problems.append(f"{unanswered} requests without an answer for {PATIENCE:.0f} s")
+        result.problems.append(f"{unanswered} requests without an answer for {TIMEOUT_SECONDS:.0f} s")

@@ -17,9 +17,9 @@ import psycopg2
 from sqlalchemy import URL
 
 from tests.chaos.program import Program, listens
+from tests.environment import ROOT, Sql, libpq_url, require_program
 from tests.pooler import CONFIGURATION
-from tests.process.service import variables
-from tests.stage import ROOT, Sql, libpq, require
+from tests.process.service import service_environment
 from tests.support import wait_until
 from tools.postgres import SUPERUSER, UNPRIVILEGED_USER, Failure, free_port, package_folder, readable_copy
 
@@ -33,7 +33,7 @@ TIMEOUTS = {"DB_CONNECT_TIMEOUT": "2", "DB_STATEMENT_TIMEOUT": "2", "DB_POOL_TIM
 DEADLINE = 5.0
 
 WORKERS, POOL_SIZE = 2, 4
-SLOTS = WORKERS * POOL_SIZE
+MAX_CONNECTIONS = WORKERS * POOL_SIZE
 """How many connections to the database the service has at most."""
 
 
@@ -45,7 +45,7 @@ def binaries(home: Path) -> Path:
     return package / "pginstall" / "bin"
 
 
-def give_away(*paths: Path) -> None:
+def chown_to_unprivileged(*paths: Path) -> None:
     """As root, to the user who runs the servers."""
     if os.geteuid() == 0:
         user = pwd.getpwnam(UNPRIVILEGED_USER)
@@ -87,7 +87,7 @@ class Postgres(Program):
         home.mkdir(exist_ok=True)
         password = home / "password"
         password.write_text(secrets.token_urlsafe(16))
-        give_away(home, password)
+        chown_to_unprivileged(home, password)
         postgres = cls(programs, home, password.read_text())
         postgres.run(
             "initdb",
@@ -108,9 +108,9 @@ class Postgres(Program):
     def clone(self, home: Path) -> "Postgres":
         """A streaming replica of this server; it runs."""
         home.mkdir()
-        give_away(home)
+        chown_to_unprivileged(home)
         replica = Postgres(self._programs, home, str(self.url.password))
-        source = libpq(self.url.update_query_dict({"application_name": "standby"}))
+        source = libpq_url(self.url.update_query_dict({"application_name": "standby"}))
         self.run("pg_basebackup", "-d", source, "-D", str(replica.data), "-R", "-X", "stream", "-c", "fast")
         replica.start()
         replica.wait_until_up()
@@ -135,7 +135,7 @@ class Postgres(Program):
 
     def answers(self) -> bool:
         try:
-            psycopg2.connect(libpq(self.url.set(database="postgres")), connect_timeout=2).close()
+            psycopg2.connect(libpq_url(self.url.set(database="postgres")), connect_timeout=2).close()
         except psycopg2.OperationalError:
             return False
         return True
@@ -184,9 +184,12 @@ class Pooler(Program):
         )
         (home / "users").write_text(f'"{server.username}" "{server.password}"\n')
         self.configure()
-        give_away(home, *home.iterdir())
+        chown_to_unprivileged(home, *home.iterdir())
         super().__init__(
-            [require("pgbouncer"), str(home / "pgbouncer.ini")], home / "log", cwd=home, unprivileged=True
+            [require_program("pgbouncer"), str(home / "pgbouncer.ini")],
+            home / "log",
+            cwd=home,
+            unprivileged=True,
         )
 
     def configure(self, **changes: str) -> None:
@@ -212,11 +215,11 @@ class Redis(Program):
 
     def __init__(self, home: Path) -> None:
         home.mkdir()
-        give_away(home)
+        chown_to_unprivileged(home)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)]
-        super().__init__([require("redis-server"), *options], home / "log", unprivileged=True)
+        super().__init__([require_program("redis-server"), *options], home / "log", unprivileged=True)
 
     def start(self) -> None:
         super().start()
@@ -229,17 +232,17 @@ def procfile(process: str, code: Path = ROOT) -> list[str]:
     return shlex.split(lines[process])
 
 
-def dyno(service: URL, direct: URL, settings: Mapping[str, str]) -> dict[str, str]:
+def platform_environment(service: URL, direct: URL, settings: Mapping[str, str]) -> dict[str, str]:
     """The environment that a platform gives; programs are found in the virtualenv first."""
     given = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DATABASE_URL_UNPOOLED": libpq(direct),
+        "DATABASE_URL_UNPOOLED": libpq_url(direct),
         "WEB_CONCURRENCY": str(WORKERS),
         "DB_POOL_SIZE": str(POOL_SIZE),
         **TIMEOUTS,
         **settings,
     }
-    return variables(service, **given)
+    return service_environment(service, **given)
 
 
 def release(environment: Mapping[str, str], code: Path = ROOT) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.chaos.checker import Fault, Task, check, content, marker
+from tests.chaos.checker import Anomaly, Task, check, content, marker
 from tests.chaos.environment import Environment, environment, pooled
-from tests.chaos.runner import lists_of, rows_of, run
+from tests.chaos.runner import listed_tasks, run, stored_tasks
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.servers import DEADLINE
 from tests.chaos.workload import Target, Workload, workload
-from tests.stage import Sql
+from tests.environment import Sql
 from tests.support import wait_until
 
 
@@ -47,12 +47,12 @@ class Finished:
     api: dict[str, list[Task]]
     rows: list[Task]
 
-    def faults(self) -> tuple[set[Fault], set[Fault]]:
+    def anomalies(self) -> tuple[set[Anomaly], set[Anomaly]]:
         """Found by what the API shows now, and by what the database holds now, each alone."""
         history = self.load.history
-        by_api = check(history, lists_of(self.load), self.rows)
-        by_rows = check(history, self.api, rows_of(self.load, self.sql))
-        return {each.fault for each in by_api}, {each.fault for each in by_rows}
+        by_api = check(history, listed_tasks(self.load), self.rows)
+        by_rows = check(history, self.api, stored_tasks(self.load, self.sql))
+        return {each.anomaly for each in by_api}, {each.anomaly for each in by_rows}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def ended_run(servers: Environment) -> Iterator[Finished]:
     with pooled(servers) as route, servers.web(route, {}) as web, closing(Sql(route.postgres.url)) as sql:
         with workload(servers.new_name("planted"), Target(web.port), servers.seed) as load:
             wait_until(lambda: all(len(user.history) > 60 for user in load.users), "the users get no answers")
-        yield Finished(load, sql, lists_of(load), rows_of(load, sql))
+        yield Finished(load, sql, listed_tasks(load), stored_tasks(load, sql))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def finished(ended_run: Finished) -> Iterator[Finished]:
 
 def test_a_run_without_a_fault_is_right(finished: Finished) -> None:
     assert finished.load.violations == []
-    assert finished.faults() == (set(), set())
+    assert finished.anomalies() == (set(), set())
 
 
 def test_a_lost_delete_is_found(finished: Finished) -> None:
@@ -85,7 +85,7 @@ def test_a_lost_delete_is_found(finished: Finished) -> None:
         " WHERE id = (SELECT id FROM tasks WHERE user_id = %s AND deleted_at IS NOT NULL LIMIT 1)",
         user,
     )
-    assert finished.faults() == ({Fault.LOST}, {Fault.LOST})
+    assert finished.anomalies() == ({Anomaly.LOST}, {Anomaly.LOST})
 
 
 def test_a_double_insert_is_found(finished: Finished) -> None:
@@ -95,19 +95,19 @@ def test_a_double_insert_is_found(finished: Finished) -> None:
         f" SELECT gen_random_uuid(), {columns} FROM tasks WHERE id::text = %s",
         task_of(finished, 0),
     )
-    assert finished.faults() == ({Fault.DOUBLE}, {Fault.DOUBLE})
+    assert finished.anomalies() == ({Anomaly.DUPLICATE}, {Anomaly.DUPLICATE})
 
 
 def test_a_wrong_owner_is_found(finished: Finished) -> None:
     other = finished.load.users[1].name
     finished.sql("UPDATE tasks SET user_id = %s WHERE id::text = %s", other, task_of(finished, 0))
-    both = {Fault.LOST, Fault.WRONG_OWNER}
-    assert finished.faults() == (both, both)
+    both = {Anomaly.LOST, Anomaly.WRONG_OWNER}
+    assert finished.anomalies() == (both, both)
 
 
 def test_a_half_applied_write_is_found(finished: Finished) -> None:
     finished.sql("UPDATE tasks SET tags = '{}' WHERE id::text = %s", task_of(finished, 0))
-    assert finished.faults() == ({Fault.HALF_APPLIED}, {Fault.HALF_APPLIED})
+    assert finished.anomalies() == ({Anomaly.HALF_APPLIED}, {Anomaly.HALF_APPLIED})
 
 
 def test_a_lost_update_is_found(finished: Finished) -> None:
@@ -120,7 +120,7 @@ def test_a_lost_update_is_found(finished: Finished) -> None:
         *(earlier[name] for name in ("title", "description", "tags", "completed", "priority")),
         task,
     )
-    assert finished.faults() == ({Fault.LOST}, {Fault.LOST})
+    assert finished.anomalies() == ({Anomaly.LOST}, {Anomaly.LOST})
 
 
 def task_of(finished: Finished, number: int) -> str:

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.checker import (
-    Fault,
+    Anomaly,
     Kind,
     Operation,
     Outcome,
     check,
     content,
     distinct,
-    doubles_from_retries,
+    duplicates_from_retries,
     marker,
 )
 
@@ -19,13 +19,13 @@ FIRST, SECOND, THIRD = (marker("ann", number) for number in (1, 2, 3))
 
 
 @dataclass
-class Story:
+class RecordedRun:
     """What happened to the tasks of some users, and what is stored in the end."""
 
     history: list[Operation] = field(default_factory=list)
     stored: list[dict[str, Any]] = field(default_factory=list)
 
-    def did(
+    def record(
         self,
         kind: Kind,
         task: str | None,
@@ -36,174 +36,174 @@ class Story:
     ) -> None:
         self.history.append(Operation(user, kind, outcome, task, mark, version))
 
-    def created(self, task: str, mark: str, user: str = "ann") -> None:
-        self.did(Kind.CREATE, task, mark, version=1, user=user)
+    def record_create(self, task: str, mark: str, user: str = "ann") -> None:
+        self.record(Kind.CREATE, task, mark, version=1, user=user)
 
-    def holds(self, task: str, mark: str, version: int = 1, user: str = "ann", **changes: object) -> None:
+    def store(self, task: str, mark: str, version: int = 1, user: str = "ann", **changes: object) -> None:
         self.stored.append({"id": task, "user_id": user, "version": version, **content(mark), **changes})
 
-    def faults(self) -> set[Fault]:
+    def anomalies(self) -> set[Anomaly]:
         """Found by the API alone, and by the database alone: both find the same."""
         users = {operation.user for operation in self.history}
         seen = {user: [task for task in self.stored if task["user_id"] == user] for user in users}
-        found = {each.fault for each in check(self.history, seen, self.stored)}
-        assert {each.fault for each in check(self.history, {}, self.stored)} == found
+        found = {each.anomaly for each in check(self.history, seen, self.stored)}
+        assert {each.anomaly for each in check(self.history, {}, self.stored)} == found
         return found
 
 
 def test_what_was_acknowledged_and_is_stored_is_right() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.UPDATE, "a", SECOND, version=2)
-    story.created("b", THIRD)
-    story.did(Kind.DELETE, "b")
-    story.holds("a", SECOND, version=2)
-    assert story.faults() == set()
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.UPDATE, "a", SECOND, version=2)
+    run.record_create("b", THIRD)
+    run.record(Kind.DELETE, "b")
+    run.store("a", SECOND, version=2)
+    assert run.anomalies() == set()
 
 
 def test_it_finds_a_lost_create() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    assert story.faults() == {Fault.LOST}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    assert run.anomalies() == {Anomaly.LOST}
 
 
 def test_it_finds_a_lost_update() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.REPLACE, "a", SECOND, version=2)
-    story.holds("a", FIRST)
-    assert story.faults() == {Fault.LOST}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.REPLACE, "a", SECOND, version=2)
+    run.store("a", FIRST)
+    assert run.anomalies() == {Anomaly.LOST}
 
 
 def test_it_finds_a_lost_delete() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.DELETE, "a")
-    story.holds("a", FIRST)
-    assert story.faults() == {Fault.LOST}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.DELETE, "a")
+    run.store("a", FIRST)
+    assert run.anomalies() == {Anomaly.LOST}
 
 
 def test_it_finds_a_change_that_did_not_raise_the_version() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.UPDATE, "a", SECOND, version=2)
-    story.holds("a", SECOND, version=1)
-    assert story.faults() == {Fault.LOST}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.UPDATE, "a", SECOND, version=2)
+    run.store("a", SECOND, version=1)
+    assert run.anomalies() == {Anomaly.LOST}
 
 
 def test_it_finds_a_task_that_answers_404() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.GET, "a", outcome=Outcome.MISSING)
-    story.holds("a", FIRST)
-    assert story.faults() == {Fault.LOST}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.GET, "a", outcome=Outcome.MISSING)
+    run.store("a", FIRST)
+    assert run.anomalies() == {Anomaly.LOST}
 
 
 def test_it_finds_a_double_insert() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.holds("a", FIRST)
-    story.holds("b", FIRST)
-    assert story.faults() == {Fault.DOUBLE}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.store("a", FIRST)
+    run.store("b", FIRST)
+    assert run.anomalies() == {Anomaly.DUPLICATE}
 
 
 def test_it_finds_a_task_that_moved_to_another_user() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.created("b", marker("bob", 1), user="bob")
-    story.holds("a", FIRST, user="bob")
-    story.holds("b", marker("bob", 1), user="bob")
-    assert story.faults() == {Fault.LOST, Fault.WRONG_OWNER}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record_create("b", marker("bob", 1), user="bob")
+    run.store("a", FIRST, user="bob")
+    run.store("b", marker("bob", 1), user="bob")
+    assert run.anomalies() == {Anomaly.LOST, Anomaly.WRONG_OWNER}
 
 
 def test_it_finds_a_task_that_moved_to_a_user_who_never_came() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.holds("a", FIRST, user="carol")
-    assert story.faults() == {Fault.LOST, Fault.WRONG_OWNER}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.store("a", FIRST, user="carol")
+    assert run.anomalies() == {Anomaly.LOST, Anomaly.WRONG_OWNER}
 
 
 def test_it_finds_the_content_of_another_user() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.holds("a", marker("bob", 2))
-    assert Fault.WRONG_OWNER in story.faults()
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.store("a", marker("bob", 2))
+    assert Anomaly.WRONG_OWNER in run.anomalies()
 
 
 def test_it_finds_a_mixture_of_two_writes() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.UPDATE, "a", SECOND, version=2)
-    story.holds("a", SECOND, version=2, tags=content(FIRST)["tags"])
-    assert story.faults() == {Fault.HALF_APPLIED}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.UPDATE, "a", SECOND, version=2)
+    run.store("a", SECOND, version=2, tags=content(FIRST)["tags"])
+    assert run.anomalies() == {Anomaly.HALF_APPLIED}
 
 
 def test_it_finds_a_write_that_was_refused_and_made() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.UPDATE, "a", SECOND, Outcome.REFUSED)
-    story.holds("a", SECOND, version=2)
-    assert story.faults() == {Fault.LOST}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.UPDATE, "a", SECOND, Outcome.REFUSED)
+    run.store("a", SECOND, version=2)
+    assert run.anomalies() == {Anomaly.LOST}
 
 
 def test_it_finds_a_write_that_was_made_twice() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.UPDATE, "a", SECOND, version=2)
-    story.holds("a", SECOND, version=3)
-    assert story.faults() == {Fault.UNASKED}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.UPDATE, "a", SECOND, version=2)
+    run.store("a", SECOND, version=3)
+    assert run.anomalies() == {Anomaly.UNREQUESTED}
 
 
 def test_it_finds_a_task_that_was_never_asked_for() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.holds("a", FIRST)
-    story.holds("b", marker("ann", 9))
-    assert story.faults() == {Fault.UNASKED}
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.store("a", FIRST)
+    run.store("b", marker("ann", 9))
+    assert run.anomalies() == {Anomaly.UNREQUESTED}
 
 
 def test_an_unknown_outcome_leaves_two_states() -> None:
     for mark, version in ((FIRST, 1), (SECOND, 2)):
-        story = Story()
-        story.created("a", FIRST)
-        story.did(Kind.UPDATE, "a", SECOND, Outcome.UNKNOWN)
-        story.holds("a", mark, version)
-        assert story.faults() == set()
+        run = RecordedRun()
+        run.record_create("a", FIRST)
+        run.record(Kind.UPDATE, "a", SECOND, Outcome.UNKNOWN)
+        run.store("a", mark, version)
+        assert run.anomalies() == set()
 
 
 def test_a_change_of_unknown_outcome_may_be_made_after_later_ones() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    story.did(Kind.UPDATE, "a", SECOND, Outcome.UNKNOWN)
-    story.did(Kind.UPDATE, "a", THIRD, version=2)
-    story.holds("a", SECOND, version=3)
-    assert story.faults() == set()
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    run.record(Kind.UPDATE, "a", SECOND, Outcome.UNKNOWN)
+    run.record(Kind.UPDATE, "a", THIRD, version=2)
+    run.store("a", SECOND, version=3)
+    assert run.anomalies() == set()
 
 
 def test_a_delete_of_unknown_outcome_leaves_two_states() -> None:
     for stored in (True, False):
-        story = Story()
-        story.created("a", FIRST)
-        story.did(Kind.DELETE, "a", outcome=Outcome.UNKNOWN)
+        run = RecordedRun()
+        run.record_create("a", FIRST)
+        run.record(Kind.DELETE, "a", outcome=Outcome.UNKNOWN)
         if stored:
-            story.holds("a", FIRST)
-        assert story.faults() == set()
+            run.store("a", FIRST)
+        assert run.anomalies() == set()
 
 
 def test_a_create_that_was_sent_again_may_be_there_twice_and_is_counted() -> None:
-    story = Story()
-    story.did(Kind.CREATE, None, FIRST, Outcome.UNKNOWN)
-    story.created("b", FIRST)
-    story.holds("a", FIRST)
-    story.holds("b", FIRST)
-    assert story.faults() == set()
-    assert doubles_from_retries(story.history, story.stored) == 1
-    story.holds("c", FIRST)
-    assert story.faults() == {Fault.DOUBLE}
+    run = RecordedRun()
+    run.record(Kind.CREATE, None, FIRST, Outcome.UNKNOWN)
+    run.record_create("b", FIRST)
+    run.store("a", FIRST)
+    run.store("b", FIRST)
+    assert run.anomalies() == set()
+    assert duplicates_from_retries(run.history, run.stored) == 1
+    run.store("c", FIRST)
+    assert run.anomalies() == {Anomaly.DUPLICATE}
 
 
 def test_a_fault_that_is_found_several_times_counts_once() -> None:
-    story = Story()
-    story.created("a", FIRST)
-    assert len(check(story.history, {"ann": []}, [])) == 2
-    assert len(distinct(check(story.history, {"ann": []}, []))) == 1
+    run = RecordedRun()
+    run.record_create("a", FIRST)
+    assert len(check(run.history, {"ann": []}, [])) == 2
+    assert len(distinct(check(run.history, {"ann": []}, []))) == 1

@@ -33,7 +33,7 @@ from tools.tokens import mint
 USERS = 8
 """Every second one keeps its connection, as a router does; the others open one for each request."""
 
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0
 """Seconds that a client waits for an answer: more than any deadline of the service."""
 
 PAUSE = 0.01
@@ -54,7 +54,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int | None
     body: Any = None
     headers: Message = field(default_factory=Message)
@@ -64,16 +64,16 @@ class Answer:
 class Connection:
     """One user's HTTP connection: JSON in and out, and no exceptions."""
 
-    def __init__(self, target: Target, user: str, *, keep: bool) -> None:
+    def __init__(self, target: Target, user: str, *, keep_alive: bool) -> None:
         self._target = target
-        self._keep = keep
+        self._keep_alive = keep_alive
         self._http: http.client.HTTPConnection | None = None
         self._headers = {
             "Authorization": f"Bearer {mint(SECRET, user)}",
             "Content-Type": "application/json",
         }
 
-    def send(self, method: str, path: str, body: object = None) -> Answer:
+    def send(self, method: str, path: str, body: object = None) -> Response:
         connection = self._connection()
         content = None if body is None else json.dumps(body).encode()
         try:
@@ -82,7 +82,7 @@ class Connection:
             connection.request(method, path, content, self._headers)
         except OSError:
             self.close()
-            return Answer(NOT_SENT)
+            return Response(NOT_SENT)
         return self._receive(connection)
 
     def close(self) -> None:
@@ -94,75 +94,75 @@ class Connection:
         if self._http is not None and self._http.port != self._target.port:
             self.close()
         if self._http is None:
-            self._http = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=PATIENCE)
+            self._http = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=TIMEOUT_SECONDS)
         return self._http
 
-    def _receive(self, connection: http.client.HTTPConnection) -> Answer:
+    def _receive(self, connection: http.client.HTTPConnection) -> Response:
         try:
             response = connection.getresponse()
             text = response.read()
             body = json.loads(text) if text else None
         except (OSError, http.client.HTTPException, ValueError):
             self.close()
-            return Answer(None)
-        if not self._keep:
+            return Response(None)
+        if not self._keep_alive:
             self.close()
-        return Answer(response.status, body, response.headers)
+        return Response(response.status, body, response.headers)
 
 
-def list_all(connection: Connection) -> tuple[Answer, list[dict[str, Any]]]:
+def list_all(connection: Connection) -> tuple[Response, list[dict[str, Any]]]:
     """The answer of the last page that was asked for, and the tasks of all of them."""
     path, tasks = f"{TASKS}?limit=200", []
     while True:
-        answer = connection.send("GET", path)
-        if answer.status != 200:
-            return answer, []
-        tasks += answer.body
-        link = answer.headers.get("Link")
+        response = connection.send("GET", path)
+        if response.status != 200:
+            return response, []
+        tasks += response.body
+        link = response.headers.get("Link")
         if link is None:
-            return answer, tasks
+            return response, tasks
         path = link.partition("<")[2].partition(">")[0]
 
 
 class User:
     """One user: what was sent, what may be found, and what was found wrong."""
 
-    def __init__(self, name: str, target: Target, seed: str, *, keep: bool) -> None:
+    def __init__(self, name: str, target: Target, seed: str, *, keep_alive: bool) -> None:
         self.name = name
         self.history: list[Operation] = []
         self.violations: list[Violation] = []
-        self.connection = Connection(target, name, keep=keep)
+        self.connection = Connection(target, name, keep_alive=keep_alive)
         self.expected = Expectations(name)
         self._random = random.Random(f"{seed} {name}")
-        self._usable: list[str] = []
+        self._writable_tasks: list[str] = []
         self._number = 0
-        self._clean: set[Kind] = set()
-        self._clean_from = 0.0
+        self._recovered_kinds: set[Kind] = set()
+        self._recovery_started_at = 0.0
 
     @property
     def recovered(self) -> bool:
         """Whether every operation has worked since the last failure or `expect_recovery`."""
-        return len(self._clean) == len(Kind)
+        return len(self._recovered_kinds) == len(Kind)
 
     def expect_recovery(self) -> None:
-        self._clean_from = time.monotonic()
-        self._clean = set()
+        self._recovery_started_at = time.monotonic()
+        self._recovered_kinds = set()
 
-    def run(self, stopped: threading.Event, gate: threading.Event) -> None:
+    def run(self, stopped: threading.Event, not_paused: threading.Event) -> None:
         while not stopped.is_set():
             for kind in self._random.sample([*Kind], len(Kind)):
-                self._work(kind, stopped, gate)
+                self._perform(kind, stopped, not_paused)
         self.connection.close()
 
-    def _work(self, kind: Kind, stopped: threading.Event, gate: threading.Event) -> None:
+    def _perform(self, kind: Kind, stopped: threading.Event, not_paused: threading.Event) -> None:
         """One operation, sent until its outcome is known."""
-        if not self._usable and kind is not Kind.LIST:
+        if not self._writable_tasks and kind is not Kind.LIST:
             kind = Kind.CREATE
-        task = None if kind in {Kind.CREATE, Kind.LIST} else self._random.choice(self._usable)
+        task = None if kind in {Kind.CREATE, Kind.LIST} else self._random.choice(self._writable_tasks)
         mark = self._new_marker() if kind in {Kind.CREATE, Kind.REPLACE, Kind.UPDATE} else None
         unknown = missing = False
         while not stopped.is_set():
-            gate.wait()
+            not_paused.wait()
             done = self._send(kind, task, mark, unknown)
             missing = done.outcome is Outcome.MISSING
             settled = kind in READS or missing or done.outcome is Outcome.ACKNOWLEDGED
@@ -171,12 +171,12 @@ class User:
             if settled:
                 break
         if task and (unknown or missing or kind is Kind.DELETE):
-            self._usable.remove(task)
+            self._writable_tasks.remove(task)
 
     def _send(self, kind: Kind, task: str | None, mark: str | None, retry: bool) -> Operation:
-        began = time.monotonic()
-        answer, tasks = self._ask(kind, task, mark)
-        outcome = _outcome(kind, answer, retry)
+        started_at = time.monotonic()
+        response, tasks = self._request(kind, task, mark)
+        outcome = _outcome(kind, response, retry)
         done = Operation(
             self.name,
             kind,
@@ -184,22 +184,24 @@ class User:
             tasks[0]["id"] if kind is Kind.CREATE and tasks else task,
             mark,
             version=tasks[0]["version"] if mark and tasks else None,
-            status=answer.status,
-            retry_after="Retry-After" in answer.headers,
+            status=response.status,
+            retry_after="Retry-After" in response.headers,
             retry_of_unknown=retry,
-            began=began,
+            started_at=started_at,
             ended=time.monotonic(),
         )
         self._record(done, tasks)
         return done
 
-    def _ask(self, kind: Kind, task: str | None, mark: str | None) -> tuple[Answer, list[dict[str, Any]]]:
+    def _request(
+        self, kind: Kind, task: str | None, mark: str | None
+    ) -> tuple[Response, list[dict[str, Any]]]:
         if kind is Kind.LIST:
             return list_all(self.connection)
         path = TASKS if task is None else f"{TASKS}/{task}"
-        answer = self.connection.send(METHODS.get(kind, "GET"), path, mark and content(mark))
-        is_task = answer.status in {200, 201}
-        return answer, [answer.body] if is_task else []
+        response = self.connection.send(METHODS.get(kind, "GET"), path, mark and content(mark))
+        is_task = response.status in {200, 201}
+        return response, [response.body] if is_task else []
 
     def _record(self, done: Operation, tasks: list[dict[str, Any]]) -> None:
         self.history.append(done)
@@ -210,24 +212,24 @@ class User:
             else:
                 self.violations += [each for task in tasks for each in self.expected.check_one(task)]
             if done.kind is Kind.CREATE and done.task:
-                self._usable.append(done.task)
+                self._writable_tasks.append(done.task)
         if done.outcome is not Outcome.ACKNOWLEDGED:
-            self._clean = set()
-        elif done.began >= self._clean_from:
-            self._clean = {*self._clean, done.kind}
+            self._recovered_kinds = set()
+        elif done.started_at >= self._recovery_started_at:
+            self._recovered_kinds = {*self._recovered_kinds, done.kind}
 
     def _new_marker(self) -> str:
         self._number += 1
         return marker(self.name, self._number)
 
 
-def _outcome(kind: Kind, answer: Answer, retry: bool) -> Outcome:
-    if answer.status in {200, 201, 204}:
+def _outcome(kind: Kind, response: Response, retry: bool) -> Outcome:
+    if response.status in {200, 201, 204}:
         return Outcome.ACKNOWLEDGED
-    if answer.status == 404 and kind is not Kind.CREATE:
+    if response.status == 404 and kind is not Kind.CREATE:
         # The first attempt, whose answer was lost, has deleted the task.
         return Outcome.ACKNOWLEDGED if retry and kind is Kind.DELETE else Outcome.MISSING
-    if answer.status is None or answer.status >= 500:
+    if response.status is None or response.status >= 500:
         return Outcome.UNKNOWN
     return Outcome.REFUSED
 
@@ -237,12 +239,12 @@ class Workload:
 
     def __init__(self, name: str, target: Target, seed: str, count: int = USERS) -> None:
         self.target = target
-        self.users = [User(f"{name}-{n}", target, seed, keep=n % 2 == 0) for n in range(count)]
+        self.users = [User(f"{name}-{n}", target, seed, keep_alive=n % 2 == 0) for n in range(count)]
         self._stopped = threading.Event()
-        self._gate = threading.Event()
-        self._gate.set()
+        self._not_paused = threading.Event()
+        self._not_paused.set()
         self._threads = [
-            threading.Thread(target=user.run, args=(self._stopped, self._gate), daemon=True)
+            threading.Thread(target=user.run, args=(self._stopped, self._not_paused), daemon=True)
             for user in self.users
         ]
 
@@ -252,25 +254,25 @@ class Workload:
 
     def pause(self) -> None:
         """No new requests; those in flight go on."""
-        self._gate.clear()
+        self._not_paused.clear()
 
     def resume(self) -> None:
-        self._gate.set()
+        self._not_paused.set()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._gate.set()
+        self._not_paused.set()
         for thread in self._threads:
             thread.join()
 
     def wait_until_recovered(self, seconds: float) -> float | None:
         """Seconds until every operation has worked for every user; None if it took longer."""
-        began = time.monotonic()
+        started_at = time.monotonic()
         for user in self.users:
             user.expect_recovery()
-        while time.monotonic() < began + seconds:
+        while time.monotonic() < started_at + seconds:
             if all(user.recovered for user in self.users):
-                return time.monotonic() - began
+                return time.monotonic() - started_at
             time.sleep(0.02)
         return None
 

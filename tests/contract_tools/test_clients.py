@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import ROOT, require_program
 from tests.node import run
 from tests.process.service import Service
-from tests.stage import ROOT, require
 from tests.support import Caller, client_as
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.spec("contract.clients")
 @pytest.mark.parametrize("generator", ["hey_api", "orval"])
 def test_a_typescript_client_compiles_and_works(scripts: Path, user: Caller, generator: str) -> None:
-    created = _output(require("node", "nodejs"), f"{generator}.js", *_who(user), folder=scripts)
+    created = _output(require_program("node", "nodejs"), f"{generator}.js", *_who(user), folder=scripts)
     _assert_created(user, created)
 
 

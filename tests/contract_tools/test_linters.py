@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import ROOT
 from tests.node import run
-from tests.stage import ROOT
 
 HERE = Path(__file__).parent
 CONTRACT = ROOT / "specs" / "openapi.json"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.environment import ROOT
 from tests.process.service import Service
-from tests.stage import ROOT
 
 
 @pytest.mark.spec("contract.statuses")

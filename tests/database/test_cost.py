@@ -16,13 +16,13 @@ from sqlalchemy import URL
 
 from main import create_app
 from schemas import TaskFilter
-from tests import stage
+from tests import environment
 from tests.conftest import MakeSettings
+from tests.environment import Sql, alembic, new_database
 from tests.factories import new_task
 from tests.operations import OPERATIONS, Operation
-from tests.stage import Sql, alembic, new_database
+from tests.protocol_proxy import ProtocolProxy, protocol_proxy
 from tests.support import SECRET, TASKS, client_as
-from tests.wire import Wire, wire
 from tools.tokens import mint
 from web.pagination import encode_cursor
 
@@ -66,17 +66,17 @@ def crowded(server_url: URL) -> Iterator[URL]:
 
 
 @pytest.fixture
-def line(crowded: URL) -> Iterator[Wire]:
-    with wire(crowded) as seen:
+def line(crowded: URL) -> Iterator[ProtocolProxy]:
+    with protocol_proxy(crowded) as seen:
         yield seen
 
 
 @pytest.mark.spec("tasks.round-trip", "schema.plans")
 @requests
 def test_the_one_message_of_a_request_scans_and_sorts_nothing(
-    crowded: URL, line: Wire, operation: Operation
+    crowded: URL, line: ProtocolProxy, operation: Operation
 ) -> None:
-    with TestClient(create_app(stage.make_settings(line.url))) as client:
+    with TestClient(create_app(environment.make_settings(line.url))) as client:
         caller = client_as(client, USER)
         task = caller.create()["id"]
         line.clear()

@@ -13,11 +13,11 @@ import db
 from database.session import UserSession
 from db import Database, DatabaseTimeout, NotReady
 from tests.conftest import MakeSettings, Serve
-from tests.stage import Sql, libpq
+from tests.environment import Sql, libpq_url
+from tests.protocol_proxy import ProtocolProxy, protocol_proxy
 from tests.support import TASKS, Caller, assert_problem, client_as, wait_until
-from tests.wire import Wire, wire
 
-SHORT = {"db_connect_timeout": 1, "db_statement_timeout": 0.2}
+SHORT_TIMEOUTS = {"db_connect_timeout": 1, "db_statement_timeout": 0.2}
 
 
 @pytest.fixture(autouse=True)
@@ -29,65 +29,67 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def caller(serve: Serve, database_wire: Wire) -> Caller:
+def caller(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
     """A user of a service that has one connection, through a line that can be silenced."""
-    client = serve(database_url=libpq(database_wire.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT)
+    client = serve(
+        database_url=libpq_url(database_proxy.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT_TIMEOUTS
+    )
     return client_as(client, f"hung-{uuid.uuid4()}")
 
 
-def peek(session: UserSession, _: str) -> int:
+def select_one(session: UserSession, _: str) -> int:
     [[one]] = session.rows(text("SELECT 1"), {})
     return int(one)
 
 
 @pytest.mark.spec("process.hung-connections", "problems.deadline")
 def test_a_connection_that_goes_silent_is_closed_and_replaced(
-    caller: Caller, database_wire: Wire, caplog: pytest.LogCaptureFixture
+    caller: Caller, database_proxy: ProtocolProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = caller.create()
-    database_wire.silent = True
-    began_at = time.monotonic()
+    database_proxy.silent = True
+    started_at = time.monotonic()
     response = caller.patch(task["id"], {"title": "unknown"})
-    assert 1.25 < time.monotonic() - began_at < 10
+    assert 1.25 < time.monotonic() - started_at < 10
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1
-    database_wire.silent = False
+    database_proxy.silent = False
     assert caller.read(task["id"])["version"] in {1, 2}
-    assert database_wire.opened == 2
+    assert database_proxy.connections_opened == 2
     assert [record.levelname for record in caplog.records if record.name == "db"] == ["WARNING"]
 
 
 @pytest.mark.spec("process.hung-connections")
 def test_an_answer_that_comes_late_reaches_nobody(
-    caller: Caller, database_wire: Wire, database_url: URL, sql: Sql
+    caller: Caller, database_proxy: ProtocolProxy, database_url: URL, sql: Sql
 ) -> None:
     """Every later request gets its own answer, not the one that was on its way to an earlier one."""
     tasks = [caller.create(title=f"t{number}") for number in range(3)]
-    database_wire.held = True
+    database_proxy.held = True
     assert caller.get(f"{TASKS}/{tasks[0]['id']}").status_code == 503
-    database_wire.held = False
+    database_proxy.held = False
     assert [caller.read(task["id"])["title"] for task in tasks] == ["t0", "t1", "t2"]
 
 
 @pytest.mark.spec("process.hung-connections")
 @pytest.mark.parametrize("hangs_at", ["set_config", "pg_catalog.version()"])
 def test_a_connection_that_hangs_while_it_is_set_up_is_replaced(
-    caller: Caller, database_wire: Wire, hangs_at: str
+    caller: Caller, database_proxy: ProtocolProxy, hangs_at: str
 ) -> None:
-    database_wire.silent_from = hangs_at
+    database_proxy.silent_after = hangs_at
     assert_problem(caller.get(), 503, "unavailable")
-    database_wire.silent_from, database_wire.silent = None, False
+    database_proxy.silent_after, database_proxy.silent = None, False
     assert caller.get().status_code == 200
 
 
 @pytest.mark.spec("process.hung-connections")
 def test_a_server_that_accepts_and_says_nothing_costs_no_thread(
-    caller: Caller, database_wire: Wire, caplog: pytest.LogCaptureFixture
+    caller: Caller, database_proxy: ProtocolProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = database_threads()
-    database_wire.silent = True
+    database_proxy.silent = True
     assert_problem(caller.get(), 503, "unavailable")
-    database_wire.silent = False
+    database_proxy.silent = False
     assert caller.get().status_code == 200
     assert database_threads() == before + 1
     assert errors(caplog) == []
@@ -95,40 +97,42 @@ def test_a_server_that_accepts_and_says_nothing_costs_no_thread(
 
 @pytest.mark.spec("process.hung-connections")
 def test_a_caller_who_goes_away_leaves_no_hung_thread(
-    make_settings: MakeSettings, database_wire: Wire
+    make_settings: MakeSettings, database_proxy: ProtocolProxy
 ) -> None:
     settings = make_settings(
-        database_url=libpq(database_wire.url), db_pool_size=1, db_pool_timeout=5, **SHORT
+        database_url=libpq_url(database_proxy.url), db_pool_size=1, db_pool_timeout=5, **SHORT_TIMEOUTS
     )
 
     async def scenario() -> int:
         database = Database(settings)
-        await database.run("somebody", peek)
-        database_wire.silent = True
-        caller = asyncio.create_task(database.run("somebody", peek))
-        await asyncio.to_thread(wait_until, lambda: len(database_wire.messages) > 1, "nothing was sent")
+        await database.run("somebody", select_one)
+        database_proxy.silent = True
+        caller = asyncio.create_task(database.run("somebody", select_one))
+        await asyncio.to_thread(wait_until, lambda: len(database_proxy.messages) > 1, "nothing was sent")
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        database_wire.silent = False
-        found = await database.run("somebody", peek)
+        database_proxy.silent = False
+        found = await database.run("somebody", select_one)
         await database.close()
         return found
 
-    database_wire.clear()
+    database_proxy.clear()
     assert asyncio.run(scenario()) == 1
 
 
 @pytest.mark.spec("process.hung-connections")
-def test_a_stop_does_not_wait_for_a_hung_connection(make_settings: MakeSettings, database_wire: Wire) -> None:
-    settings = make_settings(database_url=libpq(database_wire.url), db_pool_size=2, **SHORT)
+def test_a_stop_does_not_wait_for_a_hung_connection(
+    make_settings: MakeSettings, database_proxy: ProtocolProxy
+) -> None:
+    settings = make_settings(database_url=libpq_url(database_proxy.url), db_pool_size=2, **SHORT_TIMEOUTS)
 
     async def scenario() -> None:
         database = Database(settings)
-        await database.run("somebody", peek)
-        database_wire.silent = True
+        await database.run("somebody", select_one)
+        database_proxy.silent = True
         with pytest.raises(DatabaseTimeout):
-            await database.run("somebody", peek)
+            await database.run("somebody", select_one)
         await database.close()
 
     before = database_threads()
@@ -137,7 +141,7 @@ def test_a_stop_does_not_wait_for_a_hung_connection(make_settings: MakeSettings,
 
 
 @pytest.fixture
-def unending(database_url: URL, sql: Sql) -> URL:
+def hanging_login_url(database_url: URL, sql: Sql) -> URL:
     """Connecting as this user never ends once the line is silent.
 
     Its DateStyle is not ISO, so that psycopg2 sends a statement before it hands the
@@ -151,25 +155,27 @@ def unending(database_url: URL, sql: Sql) -> URL:
 
 @pytest.mark.spec("process.hung-connections", "health.live.stuck")
 def test_threads_that_never_return_are_abandoned_and_bounded(
-    serve: Serve, unending: URL, caplog: pytest.LogCaptureFixture
+    serve: Serve, hanging_login_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with wire(unending) as line:
-        line.silent_from = "SET datestyle"
-        client = serve(database_url=libpq(line.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT)
+    with protocol_proxy(hanging_login_url) as proxy:
+        proxy.silent_after = "SET datestyle"
+        client = serve(
+            database_url=libpq_url(proxy.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT_TIMEOUTS
+        )
         caller = client_as(client, f"unending-{uuid.uuid4()}")
         before = database_threads()
         first = caller.get(headers={"X-Request-ID": "the-first"})
         assert_problem(first, 503, "unavailable")
         wait_until(lambda: errors(caplog) == ["Database thread abandoned"], "the thread is not given up")
         assert client.get("/health/live").status_code == 200
-        line.silent = False
+        proxy.silent = False
         assert_problem(caller.get(), 503, "unavailable")
         wait_until(lambda: client.get("/health/live").status_code == 503, "nobody notices")
         assert_problem(client.get("/health/live"), 503, "unavailable")
         assert database_threads() == before + 2
         assert errors(caplog) == ["Database thread abandoned", "Database thread stuck"]
-        line.silent_from, line.silent = None, False
-        line.cut()
+        proxy.silent_after, proxy.silent = None, False
+        proxy.close_connections()
         wait_until(lambda: client.get("/health/live").status_code == 200, "it does not recover")
         wait_until(lambda: caller.get().status_code == 200, "it does not recover")
         wait_until(lambda: database_threads() == before + 1, "the abandoned thread stays")
@@ -177,24 +183,24 @@ def test_threads_that_never_return_are_abandoned_and_bounded(
 
 @pytest.mark.spec("process.hung-connections", "process.stop.silent")
 def test_a_stop_does_not_wait_for_a_thread_that_never_returns(
-    make_settings: MakeSettings, unending: URL
+    make_settings: MakeSettings, hanging_login_url: URL
 ) -> None:
-    with wire(unending) as line:
-        line.silent_from = "SET datestyle"
-        settings = make_settings(database_url=libpq(line.url), db_pool_size=1, **SHORT)
+    with protocol_proxy(hanging_login_url) as proxy:
+        proxy.silent_after = "SET datestyle"
+        settings = make_settings(database_url=libpq_url(proxy.url), db_pool_size=1, **SHORT_TIMEOUTS)
 
         async def scenario() -> float:
             database = Database(settings)
             with pytest.raises(DatabaseTimeout):
-                await database.run("somebody", peek)
-            began_at = time.monotonic()
+                await database.run("somebody", select_one)
+            started_at = time.monotonic()
             await database.close()
-            return time.monotonic() - began_at
+            return time.monotonic() - started_at
 
         before = database_threads()
         assert asyncio.run(scenario()) < 10
         assert database_threads() == before + 1
-        line.cut()
+        proxy.close_connections()
         wait_until(lambda: database_threads() == before, "the thread stays")
 
 
@@ -212,13 +218,13 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.spec("health.ready.once")
 def test_readiness_checks_of_callers_who_went_away_hold_one_connection(
-    make_settings: MakeSettings, database_wire: Wire
+    make_settings: MakeSettings, database_proxy: ProtocolProxy
 ) -> None:
-    settings = make_settings(database_url=libpq(database_wire.url), db_pool_size=2, **SHORT)
+    settings = make_settings(database_url=libpq_url(database_proxy.url), db_pool_size=2, **SHORT_TIMEOUTS)
 
     async def scenario() -> None:
         database = Database(settings)
-        database_wire.silent = True
+        database_proxy.silent = True
         for _ in range(5):
             check = asyncio.create_task(database.check_ready())
             await asyncio.sleep(0)

@@ -17,9 +17,9 @@ from sqlmodel import SQLModel
 import db
 from settings import DatabaseSettings
 from tests.conftest import Route, Serve
-from tests.stage import ROOT, Sql, alembic, environment, libpq, new_database
+from tests.environment import ROOT, Sql, alembic, environment_variables, libpq_url, new_database
+from tests.protocol_proxy import protocol_proxy
 from tests.support import client_as, wait_until
-from tests.wire import wire
 
 MIGRATION_LOCK = 7_455_308_412
 """ADVISORY_LOCK of migrations/env.py, which cannot be imported."""
@@ -92,7 +92,7 @@ def test_models_and_migrations_make_the_same_constraints(empty_database: URL, da
 @pytest.mark.spec("schema.migrations.owner", "schema.role.created")
 def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, serve: Serve, route: Route) -> None:
     alembic(plain_owner, command.upgrade, "head")
-    client = serve(database_url=libpq(route(plain_owner)))
+    client = serve(database_url=libpq_url(route(plain_owner)))
     assert client.get("/health/ready").status_code == 200
     caller = client_as(client, "somebody")
     task = caller.create()["id"]
@@ -107,7 +107,7 @@ def test_two_runs_at_once_do_the_work_once(empty_database: URL) -> None:
     held = Sql(empty_database)
     held("SELECT pg_advisory_lock(%s)", MIGRATION_LOCK)
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s::oid"
-    with environment(DATABASE_URL=libpq(empty_database)):
+    with environment_variables(DATABASE_URL=libpq_url(empty_database)):
         runs = [
             subprocess.Popen([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT) for _ in range(2)
         ]
@@ -119,7 +119,7 @@ def test_two_runs_at_once_do_the_work_once(empty_database: URL) -> None:
 
 @pytest.mark.spec("schema.migrations.once", "schema.migrations.lock-timeout")
 def test_it_waits_longer_for_another_run_than_for_a_table(empty_database: URL) -> None:
-    with wire(empty_database) as line:
+    with protocol_proxy(empty_database) as line:
         alembic(line.url, command.upgrade, "head")
     sent = [message for message in line.messages if "lock" in message]
     for part, expected in zip(sent, ("lock_timeout = '60s'", "advisory", "lock_timeout = '5s'"), strict=True):
@@ -132,11 +132,11 @@ def test_a_migration_does_not_wait_for_a_busy_table(empty_database: URL) -> None
     busy = Sql(empty_database)
     busy("BEGIN")
     busy("SELECT FROM tasks")
-    began_at = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(OperationalError, match="lock timeout"):
         alembic(empty_database, command.downgrade, "base")
     # PostgreSQL's timer is exact; what is above it is the time to start and to fail.
-    assert 5 <= time.monotonic() - began_at < 15
+    assert 5 <= time.monotonic() - started_at < 15
     busy("ROLLBACK")
     busy.close()
     assert "tasks" in tables(empty_database)
@@ -154,7 +154,7 @@ def test_revisions_are_numbered_and_the_service_knows_the_newest() -> None:
 @pytest.mark.spec("schema.migrations.direct")
 def test_they_run_on_the_direct_endpoint(empty_database: URL) -> None:
     pooled = "postgres://app:secret@127.0.0.1:1/tasks"
-    with environment(DATABASE_URL=pooled, DATABASE_URL_UNPOOLED=libpq(empty_database)):
+    with environment_variables(DATABASE_URL=pooled, DATABASE_URL_UNPOOLED=libpq_url(empty_database)):
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
     assert revision(empty_database) == [db.SCHEMA_REVISION]
 

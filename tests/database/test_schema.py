@@ -8,8 +8,8 @@ from psycopg2 import errors
 from sqlalchemy import URL
 
 import db
+from tests.environment import Sql
 from tests.spec_tables import task_columns
-from tests.stage import Sql
 from tests.support import Caller
 
 LATER = "10000-01-01 00:00:00+00"

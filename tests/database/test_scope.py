@@ -16,27 +16,29 @@ from database.session import UserSession
 from db import Database, PoolExhausted
 from models import Task
 from tests.conftest import MakeSettings, Serve
+from tests.environment import Sql, libpq_url
 from tests.factories import new_task
 from tests.operations import ON_ONE_TASK, Operation, each
-from tests.stage import Sql, libpq
-from tests.support import TASKS, Caller, assert_problem, assert_refused, client_as, ok, wait_until
-from tests.wire import Wire
+from tests.protocol_proxy import ProtocolProxy
+from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as, ok, wait_until
 
 
 @pytest.fixture
-def watched(serve: Serve, database_wire: Wire) -> Caller:
+def watched(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
     """A user of a service whose line to the database is watched; it has one connection."""
-    client = serve(database_url=libpq(database_wire.url), db_pool_size=1)
+    client = serve(database_url=libpq_url(database_proxy.url), db_pool_size=1)
     return client_as(client, f"watched-{uuid.uuid4()}")
 
 
 @pytest.mark.spec("tasks.round-trip", "schema.scope")
 @each()
-def test_an_operation_is_one_message(watched: Caller, database_wire: Wire, operation: Operation) -> None:
+def test_an_operation_is_one_message(
+    watched: Caller, database_proxy: ProtocolProxy, operation: Operation
+) -> None:
     task = watched.create()["id"]
-    database_wire.clear()
+    database_proxy.clear()
     assert operation.send(watched, task).is_success
-    [message] = database_wire.messages
+    [message] = database_proxy.messages
     assert message.startswith("QSELECT set_config('role', 'tasks_api', true)")
     assert f"set_config('app.user_id', '{watched.user_id}', true)" in message
     assert "set_config('statement_timeout', '5000', true)" in message
@@ -46,24 +48,26 @@ def test_an_operation_is_one_message(watched: Caller, database_wire: Wire, opera
 @pytest.mark.spec("tasks.round-trip")
 @each(ON_ONE_TASK)
 def test_a_task_that_is_not_there_costs_no_second_message(
-    watched: Caller, database_wire: Wire, operation: Operation
+    watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
     watched.create()
-    database_wire.clear()
+    database_proxy.clear()
     assert_problem(operation.send(watched, str(uuid.uuid4())), 404, "not-found")
-    assert len(database_wire.messages) == 1
+    assert len(database_proxy.messages) == 1
 
 
 @pytest.mark.spec("auth.no-database")
 @each()
-def test_a_refused_request_sends_nothing(watched: Caller, database_wire: Wire, operation: Operation) -> None:
+def test_a_refused_request_sends_nothing(
+    watched: Caller, database_proxy: ProtocolProxy, operation: Operation
+) -> None:
     task = watched.create()["id"]
-    database_wire.clear()
+    database_proxy.clear()
     anonymous = Caller(watched.client, "", None)
     forged = Caller(watched.client, "", (watched.token or "")[:-4] + "AAAA")
-    assert_refused(operation.send(anonymous, task), None)
-    assert_refused(operation.send(forged, task), "The signature does not verify")
-    assert database_wire.messages == []
+    assert_unauthorized(operation.send(anonymous, task), None)
+    assert_unauthorized(operation.send(forged, task), "The signature does not verify")
+    assert database_proxy.messages == []
 
 
 @pytest.mark.spec("schema.scope.local")
@@ -221,14 +225,16 @@ def test_without_a_user_the_scope_sees_nothing(make_settings: MakeSettings, owne
 
 
 @pytest.mark.spec("process.reconnect")
-def test_a_connection_that_was_closed_while_idle_is_replaced(watched: Caller, database_wire: Wire) -> None:
+def test_a_connection_that_was_closed_while_idle_is_replaced(
+    watched: Caller, database_proxy: ProtocolProxy
+) -> None:
     task = watched.create()
-    database_wire.cut()
+    database_proxy.close_connections()
     assert watched.read(task["id"]) == task
-    assert database_wire.opened == 2
-    database_wire.clear()
+    assert database_proxy.connections_opened == 2
+    database_proxy.clear()
     assert watched.read(task["id"]) == task
-    assert len(database_wire.messages) == 1
+    assert len(database_proxy.messages) == 1
 
 
 @pytest.mark.spec("problems.unavailable")

@@ -17,24 +17,24 @@ from sqlalchemy import URL
 
 from tests.conftest import Serve
 from tests.database.test_scope import Locked
+from tests.environment import Sql, libpq_url
 from tests.factories import full_task
 from tests.pooler import SERVER_CONNECTIONS
-from tests.process.service import running, variables
-from tests.stage import Sql, libpq
-from tests.support import TASKS, Caller, assert_problem, client_as, ok, places, wait_until
+from tests.process.service import running_service, service_environment
+from tests.support import TASKS, Caller, assert_problem, client_as, error_locations, ok, wait_until
 
 USERS = 20
 ROUNDS = 5
-LATE_USERS = 4
+USERS_WITH_LOCKED_TASKS = 4
 """So many of them have a task that is locked, and run into the deadline."""
 
 WORKERS, POOL_SIZE = 2, 5
 assert SERVER_CONNECTIONS < WORKERS * POOL_SIZE
 
-Session = tuple[Any, ...]
+SessionState = tuple[Any, ...]
 
 # All that a session of PostgreSQL can keep from one transaction to the next.
-SESSION = """
+SESSION_STATE = """
 SELECT current_user::text, session_user::text,
        coalesce(current_setting('app.user_id', true), ''),
        (SELECT jsonb_object_agg(name, setting) FROM pg_settings),
@@ -53,25 +53,25 @@ WHERE datname = current_database() AND application_name = 'tasks-api'
 """
 
 
-def caller(url: URL) -> Sql:
+def open_connection(url: URL) -> Sql:
     """With a name, because PgBouncer leaves that of the caller before to one who has none."""
     return Sql(url.update_query_dict({"application_name": "looking"}))
 
 
-def session(url: URL) -> Session:
+def session_state(url: URL) -> SessionState:
     """What a caller finds on the server's connection that is free now."""
-    probe = caller(url)
-    [found] = probe(SESSION)
+    probe = open_connection(url)
+    [found] = probe(SESSION_STATE)
     probe.close()
     return found
 
 
-def all_sessions(pooled: URL) -> list[Session]:
+def all_session_states(pooled: URL) -> list[SessionState]:
     """What callers find on every connection of the pool; each is held until all have been seen."""
-    probes = [caller(pooled) for _ in range(SERVER_CONNECTIONS)]
+    probes = [open_connection(pooled) for _ in range(SERVER_CONNECTIONS)]
     for probe in probes:
         probe("BEGIN")
-    found = [probe(SESSION)[0] for probe in probes]
+    found = [probe(SESSION_STATE)[0] for probe in probes]
     backends = {probe("SELECT pg_backend_pid()")[0] for probe in probes}
     for probe in probes:
         probe.close()
@@ -80,36 +80,36 @@ def all_sessions(pooled: URL) -> list[Session]:
 
 
 @contextmanager
-def watching(direct: URL, pooled: URL) -> Iterator[list[object]]:
+def record_leaked_state(direct: URL, pooled: URL) -> Iterator[list[object]]:
     """Look all the time at what the requests of others leave; yields what differs from nothing."""
-    sql, untouched = Sql(direct), session(direct)
-    left_behind: list[object] = []
+    sql, pristine = Sql(direct), session_state(direct)
+    leaked: list[object] = []
     ended = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         while not ended.is_set():
-            left_behind.extend(differences(untouched, session(pooled)))
-            left_behind.extend(sql(OPEN_TRANSACTIONS))
+            leaked.extend(differences(pristine, session_state(pooled)))
+            leaked.extend(sql(OPEN_TRANSACTIONS))
 
     with ThreadPoolExecutor(1) as threads:
-        looking = threads.submit(look)
+        polling = threads.submit(poll)
         try:
-            yield left_behind
+            yield leaked
         finally:
             ended.set()
-        looking.result()
-    for found in all_sessions(pooled):
-        left_behind.extend(differences(untouched, found))
-    left_behind.extend(sql("SELECT mode FROM pg_locks WHERE locktype = 'advisory'"))
+        polling.result()
+    for found in all_session_states(pooled):
+        leaked.extend(differences(pristine, found))
+    leaked.extend(sql("SELECT mode FROM pg_locks WHERE locktype = 'advisory'"))
     sql.close()
 
 
-def differences(untouched: Session, found: Session) -> list[object]:
+def differences(pristine: SessionState, found: SessionState) -> list[object]:
     """Each thing that is not as on a connection that nobody has used."""
-    pairs = [*zip(untouched, found, strict=True)]
+    pairs = [*zip(pristine, found, strict=True)]
     before, after = pairs.pop(3)
     pairs += [((name, before[name]), (name, after.get(name))) for name in before]
-    return [found for untouched, found in pairs if untouched != found]
+    return [found for pristine, found in pairs if pristine != found]
 
 
 class User:
@@ -121,10 +121,10 @@ class User:
 
     def create(self) -> str:
         task = self.caller.create()
-        self.keep(task)
+        self.remember(task)
         return str(task["id"])
 
-    def keep(self, task: dict[str, Any]) -> None:
+    def remember(self, task: dict[str, Any]) -> None:
         assert task["user_id"] == self.caller.user_id
         self.tasks[task["id"]] = task
 
@@ -136,9 +136,9 @@ class User:
         task = self.create()
         assert self.caller.read(task) == self.tasks[task]
         self.check_list()
-        self.keep(ok(self.caller.put(task, full_task())))
-        self.keep(ok(self.caller.patch(task, {"completed": False})))
-        assert places(self.caller.patch(task, {"title": ""})) == {"/title"}
+        self.remember(ok(self.caller.put(task, full_task())))
+        self.remember(ok(self.caller.patch(task, {"completed": False})))
+        assert error_locations(self.caller.patch(task, {"title": ""})) == {"/title"}
         assert_problem(self.caller.get(f"{TASKS}/{of_another}"), 404, "not-found")
         assert_problem(self.caller.delete(of_another), 404, "not-found")
         self.check_list()
@@ -155,38 +155,40 @@ class User:
 @pytest.mark.spec("schema.scope.local", "tasks.isolation", "problems.unavailable")
 def test_nothing_passes_from_one_user_to_the_next(migrated: URL, pooler_url: URL, tmp_path: Path) -> None:
     pooled = pooler_url.set(database=migrated.database)
-    environment = variables(
+    environment = service_environment(
         pooled,
         WEB_CONCURRENCY=str(WORKERS),
         DB_POOL_SIZE=str(POOL_SIZE),
         DB_POOL_TIMEOUT="30",
         DB_STATEMENT_TIMEOUT="2",
     )
-    with running(environment, tmp_path / "output") as service, ExitStack() as locks:
+    with running_service(environment, tmp_path / "output") as service, ExitStack() as locks:
         users = [User(client_as(service.client, f"user-{number}-{uuid.uuid4()}")) for number in range(USERS)]
         first = [user.create() for user in users]
-        for task in first[:LATE_USERS]:
+        for task in first[:USERS_WITH_LOCKED_TASKS]:
             locks.enter_context(Locked(migrated, task))
 
         def use(number: int) -> None:
             for _ in range(ROUNDS):
                 users[number].use_every_operation(first[number - 1])
-            if number < LATE_USERS:
+            if number < USERS_WITH_LOCKED_TASKS:
                 users[number].wait_for_the_deadline(first[number])
             users[number].check_list()
 
-        with watching(migrated, pooled) as left_behind, ThreadPoolExecutor(USERS) as threads:
+        with record_leaked_state(migrated, pooled) as leaked, ThreadPoolExecutor(USERS) as threads:
             list(threads.map(use, range(USERS)))
-        assert left_behind == []
+        assert leaked == []
 
 
 @pytest.mark.spec("problems.deadline")
 def test_a_full_pooler_keeps_nobody_waiting(serve: Serve, migrated: URL, pooler_url: URL) -> None:
     pooled = pooler_url.set(database=migrated.database)
-    client = serve(database_url=libpq(pooled), db_pool_size=1, db_connect_timeout=1, db_statement_timeout=1)
+    client = serve(
+        database_url=libpq_url(pooled), db_pool_size=1, db_connect_timeout=1, db_statement_timeout=1
+    )
     owner = client_as(client, "owner")
     task = owner.create()
-    others = [caller(pooled) for _ in range(SERVER_CONNECTIONS)]
+    others = [open_connection(pooled) for _ in range(SERVER_CONNECTIONS)]
     for other in others:
         other("BEGIN")
     response = owner.get()

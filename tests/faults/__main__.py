@@ -19,9 +19,9 @@ from tests.faults.probe import Outcome
 from tools.serve import end_on_signals
 
 REPORT = Path("build/faults.md")
-LIMIT_SECONDS = 600
+TIMEOUT_SECONDS = 600
 UNIT_TESTS = ("tests/tasks", "tests/http", "tests/auth", "tests/database")
-NEAREST = {
+FIRST_TESTS = {
     "auth": "tests/auth",
     "database": "tests/database",
     "db.py": "tests/database",
@@ -45,7 +45,7 @@ def main() -> int:
     if not names:
         sys.exit(f"No fault has this in its name: {wanted}")
     try:
-        outcomes = _all(names)
+        outcomes = _run_all(names)
     except KeyboardInterrupt:
         return 130
     lines = ["| fault | caught by check | calls | s | caught by test | tests | s |", "| --- " * 7 + "|"]
@@ -58,12 +58,14 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _all(names: Sequence[str]) -> list[tuple[Outcome, Outcome]]:
+def _run_all(names: Sequence[str]) -> list[tuple[Outcome, Outcome]]:
     threads = ThreadPoolExecutor(os.cpu_count())
     try:
         fuzzed = threads.map(by_contract_fuzz, names)
         tested = threads.map(by_unit_tests, names)
-        return [_told(number, pair) for number, pair in enumerate(zip(fuzzed, tested, strict=True), 1)]
+        return [
+            _print_progress(number, pair) for number, pair in enumerate(zip(fuzzed, tested, strict=True), 1)
+        ]
     finally:
         # However this ends, what was started ends first, and with it its servers.
         threads.shutdown(wait=False, cancel_futures=True)
@@ -73,29 +75,29 @@ def _all(names: Sequence[str]) -> list[tuple[Outcome, Outcome]]:
 
 
 def by_contract_fuzz(name: str, *server: str) -> Outcome:
-    if FAULTS[name].unseen:
-        return Outcome(name, f"not asked: {FAULTS[name].unseen}", "", 0, 0.0)
+    if FAULTS[name].not_fuzzable:
+        return Outcome(name, f"not asked: {FAULTS[name].not_fuzzable}", "", 0, 0.0)
     done = _run([sys.executable, "-m", "tests.faults.probe", name, *server], {})
     if done.returncode:
-        return _broken(name, done)
+        return _inconclusive(name, done)
     return Outcome(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def by_unit_tests(name: str) -> Outcome:
     """The first test that fails, beginning with those that are nearest to the fault."""
     started = time.monotonic()
-    nearest = NEAREST.get(FAULTS[name].edits[0].path.partition("/")[0], UNIT_TESTS[0])
-    folders = sorted(UNIT_TESTS, key=lambda folder: folder != nearest)
+    first = FIRST_TESTS.get(FAULTS[name].edits[0].path.partition("/")[0], UNIT_TESTS[0])
+    folders = sorted(UNIT_TESTS, key=lambda folder: folder != first)
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "tests.faults.plugin", "-k", "not pooled"]
     done = _run([sys.executable, "-m", "pytest", *options, *folders], {"FAULT": name})
     failed = _FAILED.search(done.stdout)
     if not failed and done.returncode:
-        return _broken(name, done)
+        return _inconclusive(name, done)
     count = sum(int(number) for number in _COUNT.findall(done.stdout.splitlines()[-1]))
     return Outcome(name, failed and failed[1], "", count, round(time.monotonic() - started, 1))
 
 
-def _broken(name: str, done: subprocess.CompletedProcess[str]) -> Outcome:
+def _inconclusive(name: str, done: subprocess.CompletedProcess[str]) -> Outcome:
     """A run that ended without saying whether the fault was caught: it counts as not caught."""
     print(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
     return Outcome(name, None, "", 0, 0.0)
@@ -115,7 +117,7 @@ def _run(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Com
     )
     _running.add(process)
     try:
-        output, errors = process.communicate(timeout=LIMIT_SECONDS)
+        output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.terminate()
         output, errors = process.communicate()
@@ -124,7 +126,7 @@ def _run(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Com
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def _told(number: int, pair: tuple[Outcome, Outcome]) -> tuple[Outcome, Outcome]:
+def _print_progress(number: int, pair: tuple[Outcome, Outcome]) -> tuple[Outcome, Outcome]:
     fuzzed, tested = pair
     print(
         f"{number:3} {fuzzed.fault}: {fuzzed.caught_by or 'NOT CAUGHT'}, {tested.caught_by or 'NOT CAUGHT'}",

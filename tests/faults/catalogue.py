@@ -23,13 +23,13 @@ class Fault:
 
     name: str
     edits: tuple[Edit, ...]
-    unseen: str = ""
+    not_fuzzable: str = ""
 
 
 def _read() -> dict[str, Fault]:
     document = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
     faults = [
-        Fault(each["name"], tuple(Edit(**edit) for edit in each["edit"]), each.get("unseen", ""))
+        Fault(each["name"], tuple(Edit(**edit) for edit in each["edit"]), each.get("not_fuzzable", ""))
         for each in document["fault"]
     ]
     return {fault.name: fault for fault in faults}

@@ -3,6 +3,6 @@
 import os
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.planting import plant
+from tests.faults.injection import inject
 
-plant(FAULTS[os.environ["FAULT"]])
+inject(FAULTS[os.environ["FAULT"]])

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.planting import plant
+from tests.faults.injection import inject
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Outcome:
     seconds: float
 
 
-def fuzz_with(name: str, server_url: str | None) -> Outcome:
+def fuzz_with_fault(name: str, server_url: str | None) -> Outcome:
     """On a server of its own, unless one is given on which migrations have run before."""
-    plant(FAULTS[name])
+    inject(FAULTS[name])
     # Only now may anything of the service be imported.
     from alembic import command  # noqa: PLC0415
 
+    from tests.environment import alembic, new_database  # noqa: PLC0415
     from tests.fuzz.engine import fuzz  # noqa: PLC0415
-    from tests.stage import alembic, new_database  # noqa: PLC0415
     from tools.postgres import temporary_server  # noqa: PLC0415
     from tools.serve import end_on_signals  # noqa: PLC0415
 
@@ -55,4 +55,4 @@ def fuzz_with(name: str, server_url: str | None) -> Outcome:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(fuzz_with(sys.argv[1], next(iter(sys.argv[2:]), None)))))
+    print(json.dumps(asdict(fuzz_with_fault(sys.argv[1], next(iter(sys.argv[2:]), None)))))

@@ -3,12 +3,12 @@
 import pytest
 from sqlalchemy import URL
 
+from tests.environment import ROOT, libpq_url
 from tests.faults.__main__ import by_contract_fuzz
 from tests.faults.catalogue import FAULTS, Fault
-from tests.faults.planting import NotPlanted, edited
-from tests.stage import ROOT, libpq
+from tests.faults.injection import NotInjected, apply_edit
 
-QUICK = {
+EXPECTED_CHECKS = {
     "get: ownership filter dropped": "isolation",
     "the signature is not verified": "authentication",
     "CORS is missing on errors": "isolation",
@@ -17,8 +17,8 @@ QUICK = {
     "the last page has a next link": "effects",
     "DELETE deletes all tasks of the user": "effects",
     "deleted tasks can be read": "durability",
-    "a token in the log": "shape",
-    "an error repeats the body": "shape",
+    "a token in the log": "response_format",
+    "an error repeats the body": "response_format",
 }
 """Which check catches them: at least one for each thing that our checks look at."""
 
@@ -29,18 +29,18 @@ def test_every_fault_can_be_planted(fault: Fault) -> None:
     sources: dict[str, str] = {}
     for edit in fault.edits:
         source = sources.get(edit.path) or (ROOT / edit.path).read_text()
-        sources[edit.path] = edited(edit, source)
+        sources[edit.path] = apply_edit(edit, source)
     for path, source in sources.items():
         compile(source, path, "exec")
 
 
 def test_a_fault_whose_line_is_gone_is_not_planted() -> None:
     edit = next(iter(FAULTS.values())).edits[0]
-    with pytest.raises(NotPlanted):
-        edited(edit, "another source")
+    with pytest.raises(NotInjected):
+        apply_edit(edit, "another source")
 
 
-@pytest.mark.parametrize(("name", "check"), QUICK.items())
+@pytest.mark.parametrize(("name", "check"), EXPECTED_CHECKS.items())
 def test_the_contract_fuzz_catches_it(name: str, check: str, server_url: URL, database_url: URL) -> None:
     """On the tests' own server, on which the migrations have run: there they make no role."""
-    assert by_contract_fuzz(name, libpq(server_url)).caught_by == check
+    assert by_contract_fuzz(name, libpq_url(server_url)).caught_by == check

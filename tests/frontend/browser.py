@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.node import installed, node
-from tests.stage import require
+from tests.environment import require_program
+from tests.node import install_packages, node_process
 
 HERE = Path(__file__).parent
 
@@ -72,6 +72,6 @@ class Page:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    program = require("chromium")
-    with node(installed(HERE) / "browser.mjs", program) as process:
+    program = require_program("chromium")
+    with node_process(install_packages(HERE) / "browser.mjs", program) as process:
         yield Browser(process)

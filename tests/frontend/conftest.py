@@ -10,10 +10,10 @@ from alembic import command
 from sqlalchemy import URL
 
 from tests.better_auth.server import PASSWORD, BetterAuth, better_auth
+from tests.environment import Sql, alembic, new_database
 from tests.frontend.browser import Browser, Page, chromium
 from tests.frontend.typescript import compiled, sources
-from tests.process.service import Service, running, variables
-from tests.stage import Sql, alembic, new_database
+from tests.process.service import Service, running_service, service_environment
 
 RunApi = Callable[..., AbstractContextManager[Service]]
 
@@ -53,7 +53,7 @@ def run_api(own_database: URL, site: BetterAuth, tmp_path_factory: pytest.TempPa
     def run(**changes: str) -> AbstractContextManager[Service]:
         keys = {"BETTER_AUTH_SECRET": "", "BETTER_AUTH_URL": site.url, "CORS_ORIGINS": site.url}
         output: Path = tmp_path_factory.mktemp("api") / "output"
-        return running(variables(own_database, **keys | changes), output)
+        return running_service(service_environment(own_database, **keys | changes), output)
 
     return run
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
+from tests.environment import ROOT, require_program
 from tests.frontend.browser import HERE
-from tests.node import installed, node
-from tests.process.service import running, variables
-from tests.stage import ROOT, require
+from tests.node import install_packages, node_process
+from tests.process.service import running_service, service_environment
 from tests.support import TASKS, client_as
 from web import docs_page
 
@@ -25,13 +25,13 @@ PICTURE = "DOCS_PICTURE"
 @pytest.fixture(scope="module")
 def seen(database_url: URL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Chromium saw of the page, and the URL of the service."""
-    chromium, folder = require("chromium"), tmp_path_factory.mktemp("docs")
+    chromium, folder = require_program("chromium"), tmp_path_factory.mktemp("docs")
     picture = Path(os.environ.get(PICTURE, folder / "docs-page.png"))
-    with running(variables(database_url), folder / "output") as service:
+    with running_service(service_environment(database_url), folder / "output") as service:
         base_url = str(service.client.base_url).rstrip("/")
         owner = client_as(service.client, "some-user")
-        with node(
-            installed(HERE) / "docs.mjs", chromium, f"{base_url}/docs", str(owner.token), picture
+        with node_process(
+            install_packages(HERE) / "docs.mjs", chromium, f"{base_url}/docs", str(owner.token), picture
         ) as process:
             said, _ = process.communicate(timeout=PATIENCE)
         stored = owner.ids()

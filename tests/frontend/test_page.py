@@ -5,11 +5,11 @@ import re
 import pytest
 
 from tests.better_auth.server import BetterAuth
+from tests.environment import Sql
 from tests.frontend.browser import Browser, Page
 from tests.frontend.conftest import elsewhere, page_for, signed_up
 from tests.http.test_cors import EXPOSED
 from tests.process.service import Service
-from tests.stage import Sql
 from tests.support import TASKS
 
 # What scripts may read of any answer: https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name

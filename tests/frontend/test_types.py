@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.environment import ROOT
 from tests.frontend.typescript import GENERATE, HERE, compiled, sources
-from tests.stage import ROOT
 
 
 def test_the_client_compiles_and_mistakes_in_its_use_do_not(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from tests.environment import ROOT
 from tests.node import run
-from tests.stage import ROOT
 
 HERE = Path(__file__).parent
 GENERATE = "openapi-typescript {contract} --default-non-nullable=false -o {types}"

@@ -27,9 +27,9 @@ from sqlalchemy import URL
 
 from main import create_app
 from observability.logs import JsonFormatter
+from tests.environment import ROOT, make_settings
 from tests.fuzz import checks
-from tests.fuzz.world import Worker, World
-from tests.stage import ROOT, make_settings
+from tests.fuzz.context import FuzzContext, Worker
 
 CONTRACT = ROOT / "specs/openapi.json"
 EXAMPLES = 25
@@ -45,29 +45,31 @@ class Report:
     errors: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
-    uses: Counter[str] = field(default_factory=Counter)
+    times_applied: Counter[str] = field(default_factory=Counter)
     """How often each of our checks had something to look at."""
     phases: set[str] = field(default_factory=set)
     calls: int = 0
 
 
-def fuzz(database: URL, folder: Path, *, through: URL | None = None, stop_at_first: bool = False) -> Report:
+def fuzz(
+    database: URL, folder: Path, *, service_database: URL | None = None, stop_at_first: bool = False
+) -> Report:
     """Fuzz the application on a migrated database of its own; `folder` takes the log and the users.
 
     The service reaches the database at `through`, the checks look straight into it.
     """
     secret = secrets.token_hex(32)
-    settings = make_settings(through or database, better_auth_secret=secret)
-    with _logged(folder / "service.log") as log, _worker(create_app(settings)) as another:
-        world = World(another, database, secret, log, int(time.time()))
-        checks.begin(world)
-        schema = schemathesis.openapi.from_path(CONTRACT, config=_config(world, folder, stop_at_first))
+    settings = make_settings(service_database or database, better_auth_secret=secret)
+    with _logged(folder / "service.log") as log, _worker(create_app(settings)) as other_worker:
+        context = FuzzContext(other_worker, database, secret, log, int(time.time()))
+        checks.use_context(context)
+        schema = schemathesis.openapi.from_path(CONTRACT, config=_config(context, folder, stop_at_first))
         schema.app = create_app(settings)
-        report = Report(uses=world.uses)
+        report = Report(times_applied=context.times_applied)
         for event in from_schema(schema).execute():
-            _note(event, report)
-        report.calls += world.calls
-        world.close()
+            _record(event, report)
+        report.calls += context.calls
+        context.close()
     return report
 
 
@@ -95,11 +97,11 @@ def _logged(path: Path) -> Iterator[Path]:
         handler.close()
 
 
-def _config(world: World, folder: Path, stop_at_first: bool) -> SchemathesisConfig:
+def _config(context: FuzzContext, folder: Path, stop_at_first: bool) -> SchemathesisConfig:
     """schemathesis.toml, but repeatable and short."""
     settings = tomllib.loads((ROOT / "schemathesis.toml").read_text())
     users = folder / "auth.json"
-    world.write_users(users)
+    context.write_users(users)
     settings["auth"]["wfc"]["path"] = str(users)
     settings["generation"] = {"deterministic": True, "max-examples": EXAMPLES, "database": "none"}
     settings["continue-on-failure"] = not stop_at_first
@@ -108,17 +110,17 @@ def _config(world: World, folder: Path, stop_at_first: bool) -> SchemathesisConf
     return SchemathesisConfig.from_dict(settings)
 
 
-def _note(event: EngineEvent, report: Report) -> None:
+def _record(event: EngineEvent, report: Report) -> None:
     if isinstance(event, NonFatalError):
         report.errors.append(str(event.value))
     if isinstance(event, FatalError):
         report.errors.append(repr(event.exception))
     if isinstance(event, ScenarioFinished):
         report.phases.add(event.phase.value)
-        _note_scenario(event.recorder, report)
+        _record_scenario(event.recorder, report)
 
 
-def _note_scenario(recorder: ScenarioRecorder, report: Report) -> None:
+def _record_scenario(recorder: ScenarioRecorder, report: Report) -> None:
     for interaction in recorder.interactions.values():
         report.calls += 1
         if interaction.response is not None:

@@ -1,5 +1,5 @@
 """What the Schemathesis of `make fuzz` loads: the checks, behind the world that `live` made."""
 
-from tests.fuzz.live import begin_here
+from tests.fuzz.live import use_context_from_environment
 
-begin_here()
+use_context_from_environment()

@@ -17,16 +17,16 @@ from pathlib import Path
 from requests import Session
 from sqlalchemy import URL, make_url
 
+from tests.environment import NO_LIMIT, libpq_url
 from tests.fuzz import checks
-from tests.fuzz.world import Worker, World
-from tests.stage import NO_LIMIT, libpq
+from tests.fuzz.context import FuzzContext, Worker
 from tests.support import ORIGIN
 from tools import postgres, serve
 
 REPORTS = Path("build/fuzz")
 CONTRACT = "specs/openapi.json"
 HOOKS = "tests.fuzz.hooks"
-WORLD = "FUZZ_WORLD"
+CONTEXT_VARIABLE = "FUZZ_CONTEXT"
 """The variable in which the run that Schemathesis makes finds its world."""
 
 
@@ -40,26 +40,28 @@ def main() -> int:
             other = {**given, "PORT": str(postgres.free_port())}
             log = REPORTS / "service.log"
             with serve.service(given, log=log), serve.service(other, log=REPORTS / "another.log"):
-                return _fuzz(serve.base_url(given), _world(given, serve.base_url(other), log), budget)
+                return _fuzz(
+                    serve.base_url(given), _context_values(given, serve.base_url(other), log), budget
+                )
     except postgres.Failure as failure:
         sys.exit(str(failure))
     except KeyboardInterrupt:
         return 130
 
 
-def begin_here() -> None:
+def use_context_from_environment() -> None:
     """In the process of Schemathesis: let the checks look behind the world that `main` made."""
-    given = json.loads(os.environ[WORLD])
-    checks.begin(open_world(given))
+    given = json.loads(os.environ[CONTEXT_VARIABLE])
+    checks.use_context(open_context(given))
 
 
-def open_world(given: dict[str, str]) -> World:
-    return World(
-        Worker(Session(), given["another"]),
+def open_context(given: dict[str, str]) -> FuzzContext:
+    return FuzzContext(
+        Worker(Session(), given["other_worker"]),
         make_url(given["database"]),
         given["secret"],
         Path(given["log"]),
-        int(given["began"]),
+        int(given["issued_at"]),
     )
 
 
@@ -73,7 +75,7 @@ def _budget() -> str:
 def _environment(url: URL) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", os.defpath),
-        "DATABASE_URL": libpq(url),
+        "DATABASE_URL": libpq_url(url),
         "BETTER_AUTH_SECRET": secrets.token_hex(32),
         "CORS_ORIGINS": ORIGIN,
         "HOST": "127.0.0.1",
@@ -83,20 +85,20 @@ def _environment(url: URL) -> dict[str, str]:
     }
 
 
-def _world(service: dict[str, str], another: str, log: Path) -> dict[str, str]:
+def _context_values(service: dict[str, str], other_worker: str, log: Path) -> dict[str, str]:
     return {
-        "another": another,
+        "other_worker": other_worker,
         "database": service["DATABASE_URL"],
         "secret": service["BETTER_AUTH_SECRET"],
         "log": str(log),
-        "began": str(int(time.time())),
+        "issued_at": str(int(time.time())),
     }
 
 
 def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
-    world = open_world(given)
-    world.write_users(REPORTS / "auth.json")
-    world.close()
+    context = open_context(given)
+    context.write_users(REPORTS / "auth.json")
+    context.close()
     seed = os.environ.get("SEED") or str(secrets.randbits(64))
     arguments = [
         f"--url={base_url}",
@@ -110,7 +112,7 @@ def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
         "--no-color",
     ]
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", CONTRACT, *arguments]
-    variables = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, WORLD: json.dumps(given)}
+    variables = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, CONTEXT_VARIABLE: json.dumps(given)}
     done = subprocess.run(command, env=variables, check=False)
     print(f"\nThe report: {REPORTS / 'html'}. To repeat the run: make fuzz BUDGET={budget} SEED={seed}")
     return done.returncode

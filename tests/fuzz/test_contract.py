@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import Route
-from tests.fuzz.checks import OURS
+from tests.fuzz.checks import CHECK_NAMES
 from tests.fuzz.engine import fuzz
 
 PHASES = {"examples", "coverage", "fuzzing", "stateful"}
@@ -14,12 +14,12 @@ PHASES = {"examples", "coverage", "fuzzing", "stateful"}
 
 @pytest.mark.spec("contract.openapi", "contract.statuses", "tasks.isolation", "auth.bearer", "tasks.durable")
 def test_the_application_keeps_the_committed_contract(migrated: URL, route: Route, tmp_path: Path) -> None:
-    report = fuzz(migrated, tmp_path, through=route(migrated))
+    report = fuzz(migrated, tmp_path, service_database=route(migrated))
     assert report.errors == []
     assert not report.failures, "\n".join(report.failures)
     # Without these the run would have proven nothing.
     assert report.phases == PHASES
     assert report.statuses.keys() >= {200, 201, 204, 400, 401, 404, 415, 422}
     assert report.checks.keys() >= {"object_level_authorization", "ignored_auth", "use_after_free"}
-    for check in OURS:
-        assert report.uses[check] >= 50, check
+    for check in CHECK_NAMES:
+        assert report.times_applied[check] >= 50, check

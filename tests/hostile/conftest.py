@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import URL
 
-from tests.hostile.raw import Target, new_token
-from tests.process.service import running, variables
+from tests.hostile.raw_http import Target, new_token
+from tests.process.service import running_service, service_environment
 from tests.support import ORIGIN, Caller, client_as
 
 PARSERS = ["python"]
@@ -23,8 +23,10 @@ def parser(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def target(parser: str, database_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    environment = variables(database_url, CORS_ORIGINS=ORIGIN, GUNICORN_CMD_ARGS=f"--http-parser {parser}")
-    with running(environment, tmp_path_factory.mktemp("hostile") / f"{parser}.log") as service:
+    environment = service_environment(
+        database_url, CORS_ORIGINS=ORIGIN, GUNICORN_CMD_ARGS=f"--http-parser {parser}"
+    )
+    with running_service(environment, tmp_path_factory.mktemp("hostile") / f"{parser}.log") as service:
         yield Target(service)
 
 
@@ -43,15 +45,15 @@ def owner_token() -> str:
 
 
 @pytest.fixture(autouse=True)
-def unharmed(target: Target, bystander: Caller) -> Iterator[None]:
+def bystander_unaffected(target: Target, bystander: Caller) -> Iterator[None]:
     """After each test, fail if the bystander sees anything else than their task or if an error was logged."""
     before = target.log().rfind("\n") + 1
     yield
     assert [task["title"] for task in bystander.get().json()] == ["The bystander's task"]
-    assert_no_fault(target.log()[before:])
+    assert_no_errors_logged(target.log()[before:])
 
 
-def assert_no_fault(log: str) -> None:
+def assert_no_errors_logged(log: str) -> None:
     """Every line is a JSON object at level INFO. Not `splitlines`: JSON may hold U+2028."""
     assert "Traceback" not in log
     for line in log.split("\n")[:-1]:

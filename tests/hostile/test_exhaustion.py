@@ -7,7 +7,17 @@ from collections.abc import Iterator
 import pytest
 from httpx2 import Response
 
-from tests.hostile.raw import Target, chunked, create, each, length, named, new_token, request, seen
+from tests.hostile.raw_http import (
+    Target,
+    chunked,
+    content_length,
+    new_token,
+    parametrize_cases,
+    post_task,
+    request,
+    request_with_id,
+    statuses_and_ids,
+)
 from tests.support import assert_problem
 
 SECONDS = 5
@@ -24,22 +34,22 @@ def token() -> str:
 
 
 @pytest.fixture(autouse=True)
-def prompt() -> Iterator[None]:
+def answered_promptly() -> Iterator[None]:
     """Bound the duration of each test."""
-    began = time.monotonic()
+    started_at = time.monotonic()
     yield
-    assert time.monotonic() - began < SECONDS
+    assert time.monotonic() - started_at < SECONDS
 
 
 def post(target: Target, token: str, body: bytes) -> Response:
-    return target.ask(create("first", token, length(body), body=body))
+    return target.send(post_task("first", token, content_length(body), body=body))
 
 
-def field(name: str, value: str) -> bytes:
+def body_with_field(name: str, value: str) -> bytes:
     return f'{{"title": "x", "{name}": {value}}}'.encode()
 
 
-def filled(start: str, item: str, end: str) -> bytes:
+def repeat_to_limit(start: str, item: str, end: str) -> bytes:
     """Repeat `item` up to the body limit."""
     room = LIMIT - len(start.encode()) - len(end.encode())
     return (start + item * (room // len(item.encode())) + end).encode()
@@ -49,15 +59,15 @@ MALFORMED = {
     "arrays in arrays": b"[" * LIMIT,
     "objects in objects": b'{"a":' * (LIMIT // 5),
     "whole arrays in arrays": b'{"title": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
-    "arrays in arrays of a tag": field("tags", "[" * 20_000 + "]" * 20_000),
-    "integer of 60,000 digits": field("completed", "9" * 60_000),
-    "integer of 4,301 digits": field("completed", "9" * 4301),
-    "NaN": field("completed", "NaN"),
-    "minus infinity": field("completed", "-Infinity"),
+    "arrays in arrays of a tag": body_with_field("tags", "[" * 20_000 + "]" * 20_000),
+    "integer of 60,000 digits": body_with_field("completed", "9" * 60_000),
+    "integer of 4,301 digits": body_with_field("completed", "9" * 4301),
+    "NaN": body_with_field("completed", "NaN"),
+    "minus infinity": body_with_field("completed", "-Infinity"),
     "one name 7,000 times": b"{" + b'"a":1,' * 7000 + b'"title":"x"}',
     "title twice": b'{"title":"x","title":"y"}',
     "title twice, once escaped": b'{"title":"x","\\u0074itle":"y"}',
-    "half a pair many times": filled('{"title": "', "\\ud800", '"}'),
+    "half a pair many times": repeat_to_limit('{"title": "', "\\ud800", '"}'),
     "not UTF-8": b'{"title": "' + b"\xff" * 60_000 + b'"}',
     "NUL bytes": b"\0" * LIMIT,
     "spaces": b" " * LIMIT,
@@ -65,7 +75,7 @@ MALFORMED = {
 }
 
 
-@each(MALFORMED)
+@parametrize_cases(MALFORMED)
 @pytest.mark.spec("http.malformed")
 def test_a_malformed_body_is_refused(target: Target, token: str, case: bytes) -> None:
     assert len(case) <= LIMIT
@@ -86,28 +96,30 @@ INVALID = {
     "many names of equal hash": json.dumps(dict.fromkeys(equal_hashes(2048), 1)).encode(),
     "many names that are numbers": json.dumps({str(n * (2**61 - 1)): 1 for n in range(2000)}).encode(),
     "a long name": json.dumps({"title": "x", "a" * 60_000: 1}).encode(),
-    "long exponent": field("completed", "1e" + "9" * 4000),
-    "large number": field("completed", "1e400"),
-    "long fraction": field("completed", "0." + "9" * 60_000),
-    "many tags": field("tags", json.dumps([f"{n}" for n in range(8000)])),
-    "one tag 8,000 times": field("tags", json.dumps(["same"] * 8000)),
-    "a long tag": field("tags", json.dumps(["t" * 60_000])),
-    "tags that are objects": field("tags", json.dumps([{}] * 20_000, separators=(",", ":"))),
-    "title of spaces": filled('{"title": "', " ", '"}'),
-    "title of every space": filled('{"title": "', " \u2003\u3000\u00a0", '"}'),
-    "long title between spaces": filled('{"title": "' + "x" * 201, " ", 'x"}'),
-    "title with ink at each end": field("description", "1").replace(b'"x"', b'"x' + b" " * 60_000 + b'x"'),
-    "title of spaces and a NUL": filled('{"title": "', " ", '\\u0000"}'),
-    "title of combining marks": filled('{"title": "', "\u0301", '"}'),
-    "long description": filled('{"title": "x", "description": "', "d", '"}'),
-    "description of NULs": filled('{"title": "x", "description": "', "\\u0000", '"}'),
-    "long timestamp": field("due_at", json.dumps("2030-01-01T00:00:00." + "0" * 60_000 + "Z")),
-    "timestamp of offsets": field("due_at", json.dumps("2030-01-01T00:00:00" + "+00:00" * 10_000)),
-    "long priority": field("priority", json.dumps("high" * 15_000)),
+    "long exponent": body_with_field("completed", "1e" + "9" * 4000),
+    "large number": body_with_field("completed", "1e400"),
+    "long fraction": body_with_field("completed", "0." + "9" * 60_000),
+    "many tags": body_with_field("tags", json.dumps([f"{n}" for n in range(8000)])),
+    "one tag 8,000 times": body_with_field("tags", json.dumps(["same"] * 8000)),
+    "a long tag": body_with_field("tags", json.dumps(["t" * 60_000])),
+    "tags that are objects": body_with_field("tags", json.dumps([{}] * 20_000, separators=(",", ":"))),
+    "title of spaces": repeat_to_limit('{"title": "', " ", '"}'),
+    "title of every space": repeat_to_limit('{"title": "', " \u2003\u3000\u00a0", '"}'),
+    "long title between spaces": repeat_to_limit('{"title": "' + "x" * 201, " ", 'x"}'),
+    "title with ink at each end": body_with_field("description", "1").replace(
+        b'"x"', b'"x' + b" " * 60_000 + b'x"'
+    ),
+    "title of spaces and a NUL": repeat_to_limit('{"title": "', " ", '\\u0000"}'),
+    "title of combining marks": repeat_to_limit('{"title": "', "\u0301", '"}'),
+    "long description": repeat_to_limit('{"title": "x", "description": "', "d", '"}'),
+    "description of NULs": repeat_to_limit('{"title": "x", "description": "', "\\u0000", '"}'),
+    "long timestamp": body_with_field("due_at", json.dumps("2030-01-01T00:00:00." + "0" * 60_000 + "Z")),
+    "timestamp of offsets": body_with_field("due_at", json.dumps("2030-01-01T00:00:00" + "+00:00" * 10_000)),
+    "long priority": body_with_field("priority", json.dumps("high" * 15_000)),
 }
 
 
-@each(INVALID)
+@parametrize_cases(INVALID)
 def test_a_large_invalid_body_is_refused(target: Target, token: str, case: bytes) -> None:
     assert len(case) <= LIMIT
     answer = post(target, token, case)
@@ -126,64 +138,64 @@ def test_a_title_is_trimmed_of_much_white_space(target: Target, token: str) -> N
 def test_a_body_over_the_limit_is_refused_early(target: Target, token: str, framing: str) -> None:
     body = b"x" * 1_000_000
     message = (
-        create("first", token, length(body), body=body)
+        post_task("first", token, content_length(body), body=body)
         if framing == "length"
-        else create("first", token, "Transfer-Encoding: chunked", body=chunked(body))
+        else post_task("first", token, "Transfer-Encoding: chunked", body=chunked(body))
     )
     answers = target.exchange(message)
-    assert seen(answers) in ([(413, "first")], [(413, "first"), (200, "last")])
+    assert statuses_and_ids(answers) in ([(413, "first")], [(413, "first"), (200, "last")])
     assert_problem(answers[0], 413, "body-too-large")
 
 
 @pytest.mark.parametrize("digits", [20, 4300, 4301, 5000, 8000])
 @pytest.mark.spec("http.malformed-framing")
 def test_a_content_length_of_many_digits_is_refused(target: Target, token: str, digits: int) -> None:
-    [answer] = target.exchange(create("first", token, f"Content-Length: {'9' * digits}", body=BODY))
+    [answer] = target.exchange(post_task("first", token, f"Content-Length: {'9' * digits}", body=BODY))
     assert answer.status_code in {400, 413}
 
 
 @pytest.mark.spec("http.malformed-framing")
 def test_a_pipelined_content_length_of_many_digits_is_refused(target: Target, token: str) -> None:
     """gunicorn parses pipelined bytes from its connection loop, not from `data_received`."""
-    first = named("first", "GET /health/live HTTP/1.1")
-    answers = target.exchange(first + create("second", token, f"Content-Length: {'9' * 5000}", body=BODY))
-    assert seen(answers)[0] == (200, "first")
+    first = request_with_id("first", "GET /health/live HTTP/1.1")
+    answers = target.exchange(first + post_task("second", token, f"Content-Length: {'9' * 5000}", body=BODY))
+    assert statuses_and_ids(answers)[0] == (200, "first")
     assert [answer.status_code for answer in answers[1:]] in ([400], [413])
 
 
 @pytest.mark.spec("http.pieces")
 def test_the_number_of_chunks_is_bounded(target: Target, token: str) -> None:
     body = BODY + b" " * 3000
-    message = create("first", token, "Transfer-Encoding: chunked", body=one_by_one(body))
+    message = post_task("first", token, "Transfer-Encoding: chunked", body=one_byte_chunks(body))
     [answer] = target.exchange(message)
     assert answer.status_code == 400
 
 
 def test_a_few_one_byte_chunks_are_accepted(target: Target, token: str) -> None:
-    message = create("first", token, "Transfer-Encoding: chunked", body=one_by_one(BODY))
-    assert seen(target.exchange(message)) == [(201, "first"), (200, "last")]
+    message = post_task("first", token, "Transfer-Encoding: chunked", body=one_byte_chunks(BODY))
+    assert statuses_and_ids(target.exchange(message)) == [(201, "first"), (200, "last")]
 
 
-def one_by_one(body: bytes) -> bytes:
+def one_byte_chunks(body: bytes) -> bytes:
     return chunked(*(body[at : at + 1] for at in range(len(body))))
 
 
 @pytest.mark.spec("http.pieces")
 def test_endless_chunks_are_refused(target: Target, token: str) -> None:
-    message = create("first", token, "Transfer-Encoding: chunked", body=b"1\r\n \r\n" * 200_000)
+    message = post_task("first", token, "Transfer-Encoding: chunked", body=b"1\r\n \r\n" * 200_000)
     [answer] = target.exchange(message)
     assert answer.status_code == 400
 
 
 def test_chunk_extensions_are_bounded(target: Target, token: str) -> None:
     body = b"e;" + b"a" * 1_000_000
-    [answer] = target.exchange(create("first", token, "Transfer-Encoding: chunked", body=body))
+    [answer] = target.exchange(post_task("first", token, "Transfer-Encoding: chunked", body=body))
     assert answer.status_code == 400
 
 
 def test_trailers_are_bounded(target: Target, token: str) -> None:
     body = b"e\r\n%b\r\n0\r\n%b\r\n" % (BODY, b"X: y\r\n" * 10_000)
-    [answer] = target.exchange(create("first", token, "Transfer-Encoding: chunked", body=body))
+    [answer] = target.exchange(post_task("first", token, "Transfer-Encoding: chunked", body=body))
     assert answer.status_code == 431
 
 
@@ -194,15 +206,15 @@ def test_the_number_of_headers_is_bounded(target: Target, count: int, status: in
     fields = [f"X-{number}: y" for number in range(count)]
     message = request("GET /health/live HTTP/1.1", "X-Request-ID: first", "Accept: */*", *fields)
     expected = [(200, "first"), (200, "last")] if status == 200 else [(431, None)]
-    assert seen(target.exchange(message)) == expected
+    assert statuses_and_ids(target.exchange(message)) == expected
 
 
 @pytest.mark.parametrize("name", ["Cookie", "Accept", "X-Forwarded-For", "Authorization", "Content-Type"])
 @pytest.mark.spec("http.headers-limit")
 def test_the_size_of_a_header_is_bounded(target: Target, name: str) -> None:
-    assert seen(target.exchange(named("first", "GET /health/live HTTP/1.1", f"{name}: {'a' * 9000}"))) == [
-        (431, None)
-    ]
+    assert statuses_and_ids(
+        target.exchange(request_with_id("first", "GET /health/live HTTP/1.1", f"{name}: {'a' * 9000}"))
+    ) == [(431, None)]
 
 
 @pytest.mark.parametrize(("count", "status"), [(3, 200), (5, 431), (90, 431)])
@@ -211,7 +223,10 @@ def test_the_size_of_all_headers_is_bounded(target: Target, count: int, status: 
     """32 KiB together, whether they arrive in one read or in several."""
     fields = [f"X-{number}: {'y' * 8000}" for number in range(count)]
     expected = [(200, "first"), (200, "last")] if status == 200 else [(431, None)]
-    assert seen(target.exchange(named("first", "GET /health/live HTTP/1.1", *fields))) == expected
+    assert (
+        statuses_and_ids(target.exchange(request_with_id("first", "GET /health/live HTTP/1.1", *fields)))
+        == expected
+    )
 
 
 MEDIA_TYPES = {
@@ -226,17 +241,17 @@ MEDIA_TYPES = {
 }
 
 
-@each(MEDIA_TYPES)
+@parametrize_cases(MEDIA_TYPES)
 def test_a_long_media_type_is_refused(target: Target, token: str, case: str) -> None:
-    message = named(
+    message = request_with_id(
         "first",
         "POST /api/tasks HTTP/1.1",
         f"Authorization: Bearer {token}",
         f"Content-Type: {case}",
-        length(BODY),
+        content_length(BODY),
         body=BODY,
     )
-    assert_problem(target.ask(message), 415, "unsupported-media-type")
+    assert_problem(target.send(message), 415, "unsupported-media-type")
 
 
 QUERIES = {
@@ -252,11 +267,11 @@ QUERIES = {
 }
 
 
-@each(QUERIES)
+@parametrize_cases(QUERIES)
 @pytest.mark.spec("tasks.list.query")
 def test_a_large_query_is_refused(target: Target, token: str, case: str) -> None:
-    message = named("first", f"GET /api/tasks?{case} HTTP/1.1", f"Authorization: Bearer {token}")
-    answer = target.ask(message)
+    message = request_with_id("first", f"GET /api/tasks?{case} HTTP/1.1", f"Authorization: Bearer {token}")
+    answer = target.send(message)
     assert_problem(answer, 422, "invalid-request")
     assert len(answer.content) < 10_000
 
@@ -270,10 +285,12 @@ CURSORS = {
 }
 
 
-@each(CURSORS)
+@parametrize_cases(CURSORS)
 def test_a_large_cursor_is_refused(target: Target, token: str, case: str) -> None:
-    message = named("first", f"GET /api/tasks?cursor={case} HTTP/1.1", f"Authorization: Bearer {token}")
-    assert_problem(target.ask(message), 400, "invalid-cursor")
+    message = request_with_id(
+        "first", f"GET /api/tasks?cursor={case} HTTP/1.1", f"Authorization: Bearer {token}"
+    )
+    assert_problem(target.send(message), 400, "invalid-cursor")
 
 
 RANGES = {
@@ -287,10 +304,12 @@ RANGES = {
 }
 
 
-@each(RANGES)
+@parametrize_cases(RANGES)
 def test_ranges_are_ignored(target: Target, case: str) -> None:
-    whole = target.ask(named("first", "GET /openapi.json HTTP/1.1"))
-    answer = target.ask(named("first", "GET /openapi.json HTTP/1.1", f"Range: {case}", "If-Range: x"))
+    whole = target.send(request_with_id("first", "GET /openapi.json HTTP/1.1"))
+    answer = target.send(
+        request_with_id("first", "GET /openapi.json HTTP/1.1", f"Range: {case}", "If-Range: x")
+    )
     assert answer.status_code == 200
     assert answer.content == whole.content
 
@@ -309,12 +328,14 @@ FIELDS = {
 }
 
 
-@each(FIELDS)
+@parametrize_cases(FIELDS)
 def test_a_large_unused_header_is_ignored(target: Target, case: str) -> None:
-    answers = target.exchange(named("first", "GET /health/live HTTP/1.1", case))
-    assert seen(answers) == [(200, "first"), (200, "last")]
+    answers = target.exchange(request_with_id("first", "GET /health/live HTTP/1.1", case))
+    assert statuses_and_ids(answers) == [(200, "first"), (200, "last")]
 
 
 def test_many_pipelined_requests_are_answered_in_order(target: Target) -> None:
-    answers = target.exchange(b"".join(named(f"{n}", "GET /health/live HTTP/1.1") for n in range(500)))
-    assert seen(answers) == [*((200, f"{n}") for n in range(500)), (200, "last")]
+    answers = target.exchange(
+        b"".join(request_with_id(f"{n}", "GET /health/live HTTP/1.1") for n in range(500))
+    )
+    assert statuses_and_ids(answers) == [*((200, f"{n}") for n in range(500)), (200, "last")]

@@ -10,20 +10,20 @@ from contextlib import closing
 import pytest
 from httpx2 import Response
 
-from tests.hostile.raw import (
-    LAST,
-    SMUGGLED,
+from tests.hostile.raw_http import (
+    CLOSING_REQUEST,
+    SMUGGLED_REQUEST,
     Target,
-    answers_in,
     chunked,
-    create,
-    each,
-    length,
-    named,
+    content_length,
     new_token,
-    received,
+    parametrize_cases,
+    parse_responses,
+    post_task,
+    read_until_closed,
     request,
-    seen,
+    request_with_id,
+    statuses_and_ids,
 )
 
 BODY = b'{"title": "x"}'
@@ -33,12 +33,12 @@ GET = "GET /health/live HTTP/1.1"
 SERVED = [(201, "first"), (200, "last")]
 
 TWO_FRAMINGS = {
-    "both, the length first": [length(BODY), CHUNKED],
-    "both, the coding first": [CHUNKED, length(BODY)],
+    "both, the length first": [content_length(BODY), CHUNKED],
+    "both, the coding first": [CHUNKED, content_length(BODY)],
     "both, length zero": ["Content-Length: 0", CHUNKED],
-    "the same length twice": [length(BODY), length(BODY)],
-    "two lengths": [length(BODY), "Content-Length: 3"],
-    "the same length twice, in other case": [length(BODY), length(BODY).lower()],
+    "the same length twice": [content_length(BODY), content_length(BODY)],
+    "two lengths": [content_length(BODY), "Content-Length: 3"],
+    "the same length twice, in other case": [content_length(BODY), content_length(BODY).lower()],
     "a list of lengths": ["Content-Length: 14, 14"],
     "the coding twice": [CHUNKED, CHUNKED],
     "the coding twice in a list": ["Transfer-Encoding: chunked, chunked"],
@@ -198,35 +198,40 @@ LENIENT_LINES = {
 }
 
 
-def assert_refused(answers: list[Response]) -> None:
+def assert_rejected(answers: list[Response]) -> None:
     """gunicorn answers by itself, without a request ID, and closes the connection."""
-    assert seen(answers) in ([(400, None)], [(501, None)])
+    assert statuses_and_ids(answers) in ([(400, None)], [(501, None)])
 
 
-def assert_refused_or_served(answers: list[Response]) -> None:
+def assert_rejected_or_served(answers: list[Response]) -> None:
     """The parsers differ in whether they accept it, not in where the message ends."""
-    assert seen(answers) in ([(400, None)], [(431, None)], SERVED, [(200, "first"), (200, "last")])
+    assert statuses_and_ids(answers) in (
+        [(400, None)],
+        [(431, None)],
+        SERVED,
+        [(200, "first"), (200, "last")],
+    )
 
 
-@each(TWO_FRAMINGS)
+@parametrize_cases(TWO_FRAMINGS)
 @pytest.mark.spec("http.malformed-framing")
 def test_ambiguous_framing_is_refused(target: Target, owner_token: str, case: list[str]) -> None:
-    for body in (chunked(BODY), BODY, chunked() + SMUGGLED):
-        assert_refused(target.exchange(create("first", owner_token, *case, body=body)))
+    for body in (chunked(BODY), BODY, chunked() + SMUGGLED_REQUEST):
+        assert_rejected(target.exchange(post_task("first", owner_token, *case, body=body)))
 
 
-@each(LENGTHS)
+@parametrize_cases(LENGTHS)
 @pytest.mark.spec("http.malformed-framing")
 def test_a_malformed_length_is_refused(target: Target, owner_token: str, case: str) -> None:
-    assert_refused(target.exchange(create("first", owner_token, f"Content-Length: {case}", body=BODY)))
+    assert_rejected(target.exchange(post_task("first", owner_token, f"Content-Length: {case}", body=BODY)))
 
 
-@each(CODINGS)
+@parametrize_cases(CODINGS)
 @pytest.mark.spec("http.transfer-coding")
 def test_a_transfer_coding_other_than_chunked_is_refused(target: Target, owner_token: str, case: str) -> None:
     coding = f"Transfer-Encoding: {case}"
-    for fields in ([coding], [coding, length(BODY)]):
-        assert_refused(target.exchange(create("first", owner_token, *fields, body=chunked(BODY))))
+    for fields in ([coding], [coding, content_length(BODY)]):
+        assert_rejected(target.exchange(post_task("first", owner_token, *fields, body=chunked(BODY))))
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "cow"])
@@ -236,110 +241,118 @@ def test_an_unsupported_transfer_coding_is_refused_as_such(
 ) -> None:
     """501 (RFC 9112, section 6.1); the C parser answers 400 to a coding that it does not know."""
     [answer] = target.exchange(
-        create("first", owner_token, f"Transfer-Encoding: {coding}", body=chunked(BODY))
+        post_task("first", owner_token, f"Transfer-Encoding: {coding}", body=chunked(BODY))
     )
     assert answer.status_code == (400 if (parser, coding) == ("fast", "cow") else 501)
 
 
-@each(DISGUISES)
+@parametrize_cases(DISGUISES)
 def test_a_disguised_transfer_coding_is_refused(target: Target, owner_token: str, case: str) -> None:
-    assert_refused(target.exchange(create("first", owner_token, case, length(BODY), body=BODY)))
+    assert_rejected(target.exchange(post_task("first", owner_token, case, content_length(BODY), body=BODY)))
 
 
-@each(LINE_ENDS)
+@parametrize_cases(LINE_ENDS)
 @pytest.mark.spec("http.malformed-framing")
 def test_lines_end_with_crlf_only(target: Target, case: bytes) -> None:
-    assert_refused(target.exchange(case + SMUGGLED))
+    assert_rejected(target.exchange(case + SMUGGLED_REQUEST))
 
 
-@each(REQUEST_LINES)
+@parametrize_cases(REQUEST_LINES)
 def test_a_malformed_request_line_is_refused(target: Target, case: str) -> None:
-    assert_refused(target.exchange(request(case), SMUGGLED))
+    assert_rejected(target.exchange(request(case), SMUGGLED_REQUEST))
 
 
-@each(LENIENT_LINES)
+@parametrize_cases(LENIENT_LINES)
 def test_repeated_spaces_in_a_request_line_do_not_desynchronise(target: Target, case: str) -> None:
-    assert_refused_or_served(target.exchange(named("first", case)))
+    assert_rejected_or_served(target.exchange(request_with_id("first", case)))
 
 
-@each(FIELDS)
+@parametrize_cases(FIELDS)
 def test_a_malformed_header_is_refused(target: Target, case: str) -> None:
-    assert_refused(target.exchange(request(GET, case), SMUGGLED))
+    assert_rejected(target.exchange(request(GET, case), SMUGGLED_REQUEST))
 
 
-@each(CHUNKS)
+@parametrize_cases(CHUNKS)
 @pytest.mark.spec("http.malformed-framing")
 def test_a_malformed_chunk_is_refused(target: Target, owner_token: str, case: bytes) -> None:
     """gunicorn refuses the body even though the application is already reading it."""
-    answers = target.exchange(create("first", owner_token, CHUNKED, body=case % BODY), SMUGGLED)
-    assert_refused(answers)
+    answers = target.exchange(post_task("first", owner_token, CHUNKED, body=case % BODY), SMUGGLED_REQUEST)
+    assert_rejected(answers)
 
 
-@each(LENIENT_CHUNKS)
+@parametrize_cases(LENIENT_CHUNKS)
 def test_a_lenient_chunk_does_not_desynchronise(target: Target, owner_token: str, case: bytes) -> None:
-    assert_refused_or_served(target.exchange(create("first", owner_token, CHUNKED, body=case % BODY)))
+    assert_rejected_or_served(target.exchange(post_task("first", owner_token, CHUNKED, body=case % BODY)))
 
 
 @pytest.mark.parametrize("size", ["f" * 16, "f" * 17, "1" + "0" * 16 + "e", "f" * 8000])
 def test_a_chunk_size_never_wraps_around(target: Target, owner_token: str, size: str) -> None:
     body = f"{size}\r\n".encode() + BODY * 5_000
-    [answer] = target.exchange(create("first", owner_token, CHUNKED, body=body))
+    [answer] = target.exchange(post_task("first", owner_token, CHUNKED, body=body))
     assert answer.status_code in {400, 413}
 
 
-@pytest.mark.parametrize("length", [2**63 - 1, 2**63, 2**64 + len(BODY)], ids=["2^63-1", "2^63", "2^64+14"])
-def test_a_length_never_wraps_around(target: Target, owner_token: str, length: int) -> None:
-    [answer] = target.exchange(create("first", owner_token, f"Content-Length: {length}", body=BODY))
+@pytest.mark.parametrize(
+    "content_length", [2**63 - 1, 2**63, 2**64 + len(BODY)], ids=["2^63-1", "2^63", "2^64+14"]
+)
+def test_a_length_never_wraps_around(target: Target, owner_token: str, content_length: int) -> None:
+    [answer] = target.exchange(
+        post_task("first", owner_token, f"Content-Length: {content_length}", body=BODY)
+    )
     assert answer.status_code in {400, 413}
 
 
 def test_chunks_are_refused_in_http_1_0(target: Target, owner_token: str) -> None:
-    message = create("first", owner_token, CHUNKED, body=chunked(BODY))
-    assert_refused(target.exchange(message.replace(b"HTTP/1.1", b"HTTP/1.0", 1)))
+    message = post_task("first", owner_token, CHUNKED, body=chunked(BODY))
+    assert_rejected(target.exchange(message.replace(b"HTTP/1.1", b"HTTP/1.0", 1)))
 
 
 def test_http_1_0_is_answered_once(target: Target) -> None:
-    answers = target.exchange(named("first", "GET /health/live HTTP/1.0"), SMUGGLED)
-    assert seen(answers) == [(200, "first")]
+    answers = target.exchange(request_with_id("first", "GET /health/live HTTP/1.0"), SMUGGLED_REQUEST)
+    assert statuses_and_ids(answers) == [(200, "first")]
 
 
 @pytest.mark.parametrize("host", ["", "Host: a, b", "Host: a b", "Host: user@a", "Host: a/b", "Host: a\\b"])
 def test_a_malformed_host_is_refused_or_ignored(target: Target, host: str) -> None:
     """No answer is built from Host, so a malformed one may also be ignored."""
-    message = named("first", GET).replace(b"Host: tasks.example", host.encode() or b"X: y")
+    message = request_with_id("first", GET).replace(b"Host: tasks.example", host.encode() or b"X: y")
     answers = target.exchange(message)
-    assert seen(answers) in ([(400, None)], [(200, "first"), (200, "last")])
+    assert statuses_and_ids(answers) in ([(400, None)], [(200, "first"), (200, "last")])
     assert b"user@a" not in b"".join(answer.content for answer in answers)
 
 
 @pytest.mark.spec("http.host")
 def test_http_1_1_without_a_host_is_refused(target: Target) -> None:
     """RFC 9112, section 3.2."""
-    assert_refused(target.exchange(request(GET, host=""), SMUGGLED))
+    assert_rejected(target.exchange(request(GET, host=""), SMUGGLED_REQUEST))
 
 
 def test_a_request_inside_a_body_with_a_length_is_not_parsed(target: Target, owner_token: str) -> None:
-    answers = target.exchange(create("first", owner_token, length(SMUGGLED), body=SMUGGLED))
-    assert seen(answers) == [(400, "first"), (200, "last")]
+    answers = target.exchange(
+        post_task("first", owner_token, content_length(SMUGGLED_REQUEST), body=SMUGGLED_REQUEST)
+    )
+    assert statuses_and_ids(answers) == [(400, "first"), (200, "last")]
 
 
 def test_a_request_inside_chunks_is_not_parsed(target: Target, owner_token: str) -> None:
-    answers = target.exchange(create("first", owner_token, CHUNKED, body=chunked(SMUGGLED, SMUGGLED)))
-    assert seen(answers) == [(400, "first"), (200, "last")]
+    answers = target.exchange(
+        post_task("first", owner_token, CHUNKED, body=chunked(SMUGGLED_REQUEST, SMUGGLED_REQUEST))
+    )
+    assert statuses_and_ids(answers) == [(400, "first"), (200, "last")]
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_a_request_inside_an_ignored_body_is_not_parsed(
     target: Target, owner_token: str, method: str
 ) -> None:
-    message = named(
+    message = request_with_id(
         "first",
         f"{method} /api/tasks/00000000-0000-7000-8000-000000000000 HTTP/1.1",
         f"Authorization: Bearer {owner_token}",
-        length(SMUGGLED),
-        body=SMUGGLED,
+        content_length(SMUGGLED_REQUEST),
+        body=SMUGGLED_REQUEST,
     )
-    assert seen(target.exchange(message)) in ([(404, "first")], [(404, "first"), (200, "last")])
+    assert statuses_and_ids(target.exchange(message)) in ([(404, "first")], [(404, "first"), (200, "last")])
 
 
 @pytest.mark.parametrize("coding", ["length", "chunks"])
@@ -347,8 +360,8 @@ def test_a_request_inside_an_ignored_body_is_not_parsed(
 def test_an_early_answer_to_an_unfinished_body_closes_the_connection(target: Target, coding: str) -> None:
     """The rest of the body must not be parsed as the next request."""
     framing, start = ("Content-Length: 100000", b"") if coding == "length" else (CHUNKED, b"186a0\r\n")
-    answers = target.exchange(create("first", "bad.to.ken", framing, body=start), SMUGGLED)
-    assert seen(answers) == [(401, "first")]
+    answers = target.exchange(post_task("first", "bad.to.ken", framing, body=start), SMUGGLED_REQUEST)
+    assert statuses_and_ids(answers) == [(401, "first")]
     assert answers[0].headers["connection"] == "close"
 
 
@@ -356,38 +369,42 @@ def test_an_early_answer_to_an_unfinished_body_closes_the_connection(target: Tar
 def test_a_malformed_chunk_after_an_early_answer_gets_no_second_answer(target: Target) -> None:
     """A proxy would take the second answer for that to its next request."""
     body = (b"%x\r\n" % 60_000 + b"x" * 60_000 + b"\r\n") * 4 + b"XX\r\n"
-    answers = target.exchange(create("first", "bad.to.ken", CHUNKED, body=body))
-    assert seen(answers) in ([(401, "first")], [(400, None)])
+    answers = target.exchange(post_task("first", "bad.to.ken", CHUNKED, body=body))
+    assert statuses_and_ids(answers) in ([(401, "first")], [(400, None)])
 
 
 def test_an_early_answer_to_a_complete_body_is_the_only_one(target: Target) -> None:
-    answers = target.exchange(create("first", "bad.to.ken", length(SMUGGLED), body=SMUGGLED))
-    assert seen(answers) in ([(401, "first")], [(401, "first"), (200, "last")])
+    answers = target.exchange(
+        post_task("first", "bad.to.ken", content_length(SMUGGLED_REQUEST), body=SMUGGLED_REQUEST)
+    )
+    assert statuses_and_ids(answers) in ([(401, "first")], [(401, "first"), (200, "last")])
 
 
 @pytest.mark.spec("http.unread-body")
 def test_a_401_to_expect_continue_closes_the_connection(target: Target) -> None:
     """The client may or may not send the body after this, so the connection cannot be reused."""
     framing = ["Expect: 100-continue", "Content-Length: 100000"]
-    answers = target.exchange(create("first", "bad.to.ken", *framing), SMUGGLED)
-    assert seen(answers) == [(401, "first")]
+    answers = target.exchange(post_task("first", "bad.to.ken", *framing), SMUGGLED_REQUEST)
+    assert statuses_and_ids(answers) == [(401, "first")]
     assert answers[0].headers["connection"] == "close"
 
 
 def test_expect_continue_gets_one_100(target: Target, owner_token: str) -> None:
     with closing(target.connect()) as line:
-        line.sendall(create("first", owner_token, "Expect: 100-continue", length(BODY)))
+        line.sendall(post_task("first", owner_token, "Expect: 100-continue", content_length(BODY)))
         assert line.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        line.sendall(BODY + LAST)
-        assert seen([*answers_in(received(line))]) == SERVED
+        line.sendall(BODY + CLOSING_REQUEST)
+        assert statuses_and_ids([*parse_responses(read_until_closed(line))]) == SERVED
 
 
 def test_pipelined_requests_of_two_users_are_answered_in_order(target: Target) -> None:
     """As behind a proxy that shares one connection between its clients."""
     tokens = [new_token("one"), new_token("other")]
-    messages = [create(f"{number}", tokens[number % 2], length(BODY), body=BODY) for number in range(20)]
+    messages = [
+        post_task(f"{number}", tokens[number % 2], content_length(BODY), body=BODY) for number in range(20)
+    ]
     *answers, last = target.exchange(b"".join(messages))
-    assert seen(answers) == [(201, f"{number}") for number in range(20)]
+    assert statuses_and_ids(answers) == [(201, f"{number}") for number in range(20)]
     owners = [answer.json()["user_id"].partition("-")[0] for answer in answers]
     assert owners == ["one", "other"] * 10
     assert last.status_code == 200
@@ -397,28 +414,30 @@ def test_pipelined_requests_of_two_users_are_answered_in_order(target: Target) -
     "fault", ["GET / HTTP/9.9", "\x16\x03\x01", "GET"], ids=["version", "TLS", "method alone"]
 )
 def test_nothing_is_parsed_after_a_malformed_request(target: Target, fault: str) -> None:
-    answers = target.exchange(named("first", GET) + request(fault) + SMUGGLED)
-    assert seen(answers) == [(200, "first"), (400, None)]
+    answers = target.exchange(request_with_id("first", GET) + request(fault) + SMUGGLED_REQUEST)
+    assert statuses_and_ids(answers) == [(200, "first"), (400, None)]
 
 
 def test_bytes_after_a_body_start_the_next_request(target: Target, owner_token: str) -> None:
-    answers = target.exchange(create("first", owner_token, length(BODY), body=BODY + b"XYZ "))
-    assert seen(answers) == [(201, "first"), (400, None)]
+    answers = target.exchange(post_task("first", owner_token, content_length(BODY), body=BODY + b"XYZ "))
+    assert statuses_and_ids(answers) == [(201, "first"), (400, None)]
 
 
 def test_bytes_after_the_last_chunk_start_the_next_request(target: Target, owner_token: str) -> None:
-    answers = target.exchange(create("first", owner_token, CHUNKED, body=chunked(BODY) + b"XYZ "))
-    assert seen(answers) == [(201, "first"), (400, None)]
+    answers = target.exchange(post_task("first", owner_token, CHUNKED, body=chunked(BODY) + b"XYZ "))
+    assert statuses_and_ids(answers) == [(201, "first"), (400, None)]
 
 
 def test_framing_does_not_depend_on_segmentation(target: Target, owner_token: str) -> None:
-    message = create("first", owner_token, CHUNKED, body=chunked(BODY[:5], BODY[5:]))
+    message = post_task("first", owner_token, CHUNKED, body=chunked(BODY[:5], BODY[5:]))
     answers = target.exchange(*(message[at : at + 1] for at in range(len(message))))
-    assert seen(answers) == SERVED
+    assert statuses_and_ids(answers) == SERVED
 
 
 def test_nothing_is_parsed_after_connection_close(target: Target) -> None:
-    assert seen(target.exchange(named("first", GET, "Connection: close"), SMUGGLED)) == [(200, "first")]
+    assert statuses_and_ids(
+        target.exchange(request_with_id("first", GET, "Connection: close"), SMUGGLED_REQUEST)
+    ) == [(200, "first")]
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0", "websocket"])
@@ -428,8 +447,8 @@ def test_no_protocol_upgrade_is_accepted(target: Target, upgrade: str) -> None:
         f"Upgrade: {upgrade}",
         "HTTP2-Settings: AAMAAABkAAQAAP__",
     ]
-    answers = target.exchange(named("first", GET, *fields))
-    assert seen(answers) in ([(426, None)], [(200, "first"), (200, "last")])
+    answers = target.exchange(request_with_id("first", GET, *fields))
+    assert statuses_and_ids(answers) in ([(426, None)], [(200, "first"), (200, "last")])
 
 
 def test_a_websocket_is_refused(target: Target) -> None:
@@ -439,7 +458,7 @@ def test_a_websocket_is_refused(target: Target) -> None:
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ]
-    [answer] = target.exchange(named("first", "GET /api/tasks HTTP/1.1", *fields), SMUGGLED)
+    [answer] = target.exchange(request_with_id("first", "GET /api/tasks HTTP/1.1", *fields), SMUGGLED_REQUEST)
     assert answer.status_code == 403
 
 
@@ -447,9 +466,13 @@ def test_a_long_pipeline_is_served_in_full_or_cut_between_requests(target: Targe
     """The C parser keeps 64 KiB of pipelined bytes and then closes the connection."""
     body = BODY + b" " * 30_000
     names = [f"{number}" for number in range(5)]
-    answers = target.exchange(b"".join(create(name, owner_token, length(body), body=body) for name in names))
+    answers = target.exchange(
+        b"".join(post_task(name, owner_token, content_length(body), body=body) for name in names)
+    )
     expected = [*((201, name) for name in names), (200, "last")]
     assert answers
-    assert seen(answers) == expected[: len(answers)]
-    listed = target.ask(named("list", "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {owner_token}"))
+    assert statuses_and_ids(answers) == expected[: len(answers)]
+    listed = target.send(
+        request_with_id("list", "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {owner_token}")
+    )
     assert len(listed.json()) == sum(answer.status_code == 201 for answer in answers)

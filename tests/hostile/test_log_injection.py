@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.raw import Target, create, each, length, named, new_token
+from tests.hostile.raw_http import (
+    Target,
+    content_length,
+    new_token,
+    parametrize_cases,
+    post_task,
+    request_with_id,
+)
 from tests.support import SECRET, wait_until
 from tools.tokens import mint
 
@@ -15,19 +22,21 @@ ESCAPE = "\x1b[2J\x1b[31m"
 FORGED = '{"level":"ERROR","message":"%s"}'
 
 # What a terminal obeys, a reader takes for the end of a line, or turns the order of what it shows.
-COMMANDS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+CONTROL_CHARACTERS = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
+)
 
 REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def entry(target: Target, request_id: str) -> dict[str, Any]:
+def log_entry(target: Target, request_id: str) -> dict[str, Any]:
     """Wait for the log line of a request and parse it; it must hold no invisible characters."""
     mark = f'"request_id": "{request_id}"'
     wait_until(lambda: mark in target.log(), "the request is not logged")
     [line] = [line for line in target.log().split("\n") if mark in line]
-    assert COMMANDS.search(line) is None, line
-    entry: dict[str, Any] = json.loads(line)
-    return entry
+    assert CONTROL_CHARACTERS.search(line) is None, line
+    log_entry: dict[str, Any] = json.loads(line)
+    return log_entry
 
 
 PATHS = {
@@ -46,13 +55,15 @@ PATHS = {
 }
 
 
-@each(PATHS)
+@parametrize_cases(PATHS)
 @pytest.mark.spec("process.logs")
 def test_paths_are_not_logged(target: Target, case: str) -> None:
     name = str(uuid.uuid4())
-    answer = target.ask(named(name, f"GET {case} HTTP/1.1", f"Authorization: Bearer {new_token('owner')}"))
+    answer = target.send(
+        request_with_id(name, f"GET {case} HTTP/1.1", f"Authorization: Bearer {new_token('owner')}")
+    )
     assert answer.status_code in {404, 422}
-    assert entry(target, name).get("route") in {None, "/api/tasks", "/api/tasks/{task_id}"}
+    assert log_entry(target, name).get("route") in {None, "/api/tasks", "/api/tasks/{task_id}"}
     assert "forged" not in target.log()
 
 
@@ -62,14 +73,16 @@ FIELDS = ["User-Agent", "Referer", "Cookie", "Origin", "X-Forwarded-For", "Accep
 @pytest.mark.parametrize("field", FIELDS)
 def test_headers_are_not_logged(target: Target, field: str) -> None:
     name = str(uuid.uuid4())
-    target.ask(named(name, "GET /health/live HTTP/1.1", f"{field}: forged\xe2\x80\xae\x85\xa0%0A${{x}}"))
-    entry(target, name)
+    target.send(
+        request_with_id(name, "GET /health/live HTTP/1.1", f"{field}: forged\xe2\x80\xae\x85\xa0%0A${{x}}")
+    )
+    log_entry(target, name)
     assert "forged" not in target.log()
 
 
 @pytest.mark.parametrize("line", ["GET /forged HTTP/9.9", "FOR(GED / HTTP/1.1", "GET /\x1bforged HTTP/1.1"])
 def test_malformed_requests_are_not_logged(target: Target, line: str) -> None:
-    target.exchange(named("first", line))
+    target.exchange(request_with_id("first", line))
     assert "forged" not in target.log().lower()
 
 
@@ -92,19 +105,19 @@ REQUEST_IDS = {
 }
 
 
-@each(REQUEST_IDS)
+@parametrize_cases(REQUEST_IDS)
 @pytest.mark.spec("headers.request-id")
 def test_a_malformed_request_id_is_replaced(target: Target, case: str) -> None:
-    answer = target.ask(named(case, "GET /nowhere HTTP/1.1"))
+    answer = target.send(request_with_id(case, "GET /nowhere HTTP/1.1"))
     given = answer.headers["x-request-id"]
     assert REQUEST_ID.fullmatch(given)
     assert answer.json()["instance"] == given
-    assert entry(target, given)["status"] == 404
+    assert log_entry(target, given)["status"] == 404
 
 
 @pytest.mark.spec("headers.request-id")
 def test_two_request_ids_are_replaced(target: Target) -> None:
-    answer = target.ask(named("one", "GET /nowhere HTTP/1.1", "x-request-id: two"))
+    answer = target.send(request_with_id("one", "GET /nowhere HTTP/1.1", "x-request-id: two"))
     assert REQUEST_ID.fullmatch(answer.headers["x-request-id"])
 
 
@@ -126,14 +139,14 @@ SUBJECTS = {
 }
 
 
-@each(SUBJECTS)
+@parametrize_cases(SUBJECTS)
 @pytest.mark.spec("process.logs")
 def test_a_subject_is_logged_without_invisible_characters(target: Target, case: str) -> None:
     name = str(uuid.uuid4())
     token = mint(SECRET, case)
-    answer = target.ask(named(name, "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {token}"))
+    answer = target.send(request_with_id(name, "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {token}"))
     assert answer.status_code == 200
-    assert entry(target, name)["user_id"] == case
+    assert log_entry(target, name)["user_id"] == case
 
 
 @pytest.mark.parametrize(
@@ -143,9 +156,9 @@ def test_a_subject_is_logged_without_invisible_characters(target: Target, case: 
 def test_a_subject_with_control_characters_is_refused(target: Target, subject: str) -> None:
     name = str(uuid.uuid4())
     token = mint(SECRET, subject)
-    answer = target.ask(named(name, "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {token}"))
+    answer = target.send(request_with_id(name, "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {token}"))
     assert answer.status_code == 401
-    assert "user_id" not in entry(target, name)
+    assert "user_id" not in log_entry(target, name)
     assert "forged" not in target.log()
 
 
@@ -154,12 +167,15 @@ def test_bodies_are_not_logged(target: Target, owner_token: str) -> None:
     for text in (f'{{"title": "forged\\n{ESCAPE!r}', '{"title": "forged", "forged": 1}', '["forged"]'):
         name = str(uuid.uuid4())
         body = text.encode()
-        assert target.ask(create(name, owner_token, length(body), body=body)).status_code in {400, 422}
-        entry(target, name)
+        assert target.send(post_task(name, owner_token, content_length(body), body=body)).status_code in {
+            400,
+            422,
+        }
+        log_entry(target, name)
     assert "forged" not in target.log()
 
 
 def test_an_unusual_method_is_logged_as_sent(target: Target) -> None:
     name = str(uuid.uuid4())
-    target.ask(named(name, "X~|^`%$!'*+.-_ /nowhere HTTP/1.1"))
-    assert entry(target, name)["method"] == "X~|^`%$!'*+.-_"
+    target.send(request_with_id(name, "X~|^`%$!'*+.-_ /nowhere HTTP/1.1"))
+    assert log_entry(target, name)["method"] == "X~|^`%$!'*+.-_"

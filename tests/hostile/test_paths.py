@@ -2,7 +2,14 @@
 
 import pytest
 
-from tests.hostile.raw import Target, create, length, named, new_token, seen
+from tests.hostile.raw_http import (
+    Target,
+    content_length,
+    new_token,
+    post_task,
+    request_with_id,
+    statuses_and_ids,
+)
 from tests.support import TASKS, assert_problem
 
 TASK = "{task}"
@@ -88,18 +95,18 @@ def owner(target: Target) -> str:
 @pytest.fixture(scope="module")
 def task(target: Target, owner: str) -> str:
     body = b'{"title": "the task of another"}'
-    return str(target.ask(create("new", owner, length(body), body=body)).json()["id"])
+    return str(target.send(post_task("new", owner, content_length(body), body=body)).json()["id"])
 
 
 def get(name: str, path: str, token: str | None, method: str = "GET") -> bytes:
     authorization = [f"Authorization: Bearer {token}"] if token else []
-    return named(name, f"{method} {path} HTTP/1.1", *authorization)
+    return request_with_id(name, f"{method} {path} HTTP/1.1", *authorization)
 
 
 @pytest.mark.parametrize(("path", "status"), SPELLINGS.values(), ids=SPELLINGS.keys())
 def test_paths_are_matched_as_spelled(target: Target, owner: str, task: str, path: str, status: int) -> None:
     """Dot segments are not resolved, and nothing is decoded twice or repeated in the answer."""
-    answer = target.ask(get("first", path.replace(TASK, task), owner))
+    answer = target.send(get("first", path.replace(TASK, task), owner))
     assert_problem(answer, status, KINDS[status])
     assert answer.headers["x-request-id"] == "first"
     assert task not in answer.text
@@ -108,14 +115,14 @@ def test_paths_are_matched_as_spelled(target: Target, owner: str, task: str, pat
 @pytest.mark.parametrize("path", REFERENCES.values(), ids=REFERENCES.keys())
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_no_spelling_reaches_the_task_of_another(target: Target, task: str, path: str, method: str) -> None:
-    answer = target.ask(get("first", path.replace(TASK, task), new_token("stranger"), method))
+    answer = target.send(get("first", path.replace(TASK, task), new_token("stranger"), method))
     assert answer.status_code in KINDS
     assert_problem(answer, answer.status_code, KINDS[answer.status_code])
 
 
 @pytest.mark.parametrize("path", REFERENCES.values(), ids=REFERENCES.keys())
 def test_every_spelling_needs_a_token(target: Target, task: str, path: str) -> None:
-    answer = target.ask(get("first", path.replace(TASK, task), None))
+    answer = target.send(get("first", path.replace(TASK, task), None))
     kind = {401: "unauthorized", 404: "not-found"}[answer.status_code]
     assert_problem(answer, answer.status_code, kind)
 
@@ -124,26 +131,28 @@ def test_every_spelling_needs_a_token(target: Target, task: str, path: str) -> N
     "name", ["%2e%2e/settings.py", "..%2fsettings.py", "__class__", "not-found%00", "{name}"]
 )
 def test_a_problem_type_is_looked_up_by_its_exact_name(target: Target, name: str) -> None:
-    assert_problem(target.ask(named("first", f"GET /problems/{name} HTTP/1.1")), 404, "not-found")
+    assert_problem(target.send(request_with_id("first", f"GET /problems/{name} HTTP/1.1")), 404, "not-found")
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "MERGE|X", "A" * 20])
 def test_an_unknown_method_gets_405(target: Target, owner: str, method: str) -> None:
-    answer = target.ask(get("first", TASKS, owner, method))
+    answer = target.send(get("first", TASKS, owner, method))
     assert_problem(answer, 405, "method-not-allowed")
 
 
 @pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
 def test_no_header_changes_the_method(target: Target, owner: str, task: str, header: str) -> None:
     path = f"/api/tasks/{task}"
-    message = named("first", f"GET {path} HTTP/1.1", f"Authorization: Bearer {owner}", f"{header}: DELETE")
-    assert target.ask(message).status_code == 200
-    assert target.ask(get("again", path, owner)).status_code == 200
+    message = request_with_id(
+        "first", f"GET {path} HTTP/1.1", f"Authorization: Bearer {owner}", f"{header}: DELETE"
+    )
+    assert target.send(message).status_code == 200
+    assert target.send(get("again", path, owner)).status_code == 200
 
 
 @pytest.mark.parametrize("header", ["X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Prefix", "X-Script-Name"])
 def test_no_header_changes_the_path(target: Target, header: str) -> None:
-    answer = target.ask(named("first", "GET /api/tasks HTTP/1.1", f"{header}: /health/live"))
+    answer = target.send(request_with_id("first", "GET /api/tasks HTTP/1.1", f"{header}: /health/live"))
     assert_problem(answer, 401, "unauthorized")
 
 
@@ -152,5 +161,5 @@ def test_no_header_changes_the_path(target: Target, header: str) -> None:
 def test_a_request_line_is_bounded(target: Target, size: int) -> None:
     """gunicorn's `limit_request_line`, on both sides of it."""
     line = f"GET /{'a' * (size - len('GET / HTTP/1.1'))} HTTP/1.1"
-    answers = target.exchange(named("first", line))
-    assert seen(answers) == ([(404, "first"), (200, "last")] if size <= 4094 else [(414, None)])
+    answers = target.exchange(request_with_id("first", line))
+    assert statuses_and_ids(answers) == ([(404, "first"), (200, "last")] if size <= 4094 else [(414, None)])

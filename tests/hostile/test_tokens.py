@@ -15,9 +15,9 @@ from httpx2 import Response
 from sqlalchemy import URL
 
 from tests.auth.key_server import PATH, KeyServer, SigningKey, key_server
-from tests.hostile.conftest import assert_no_fault
-from tests.hostile.raw import Target, each, named, new_token, seen
-from tests.process.service import running, variables
+from tests.hostile.conftest import assert_no_errors_logged
+from tests.hostile.raw_http import Target, new_token, parametrize_cases, request_with_id, statuses_and_ids
+from tests.process.service import running_service, service_environment
 from tests.support import SECRET, assert_problem
 
 PUBLISHED = SigningKey("published")
@@ -40,8 +40,8 @@ class Issuer:
         user = f"owner-{uuid.uuid4()}"
         return {"sub": user, "iss": self.url, "aud": self.url, "exp": now + 600, **changes}
 
-    def ask(self, token: str) -> Response:
-        return self.target.ask(with_token(token))
+    def send(self, token: str) -> Response:
+        return self.target.send(with_token(token))
 
 
 @pytest.fixture(scope="session")
@@ -50,20 +50,20 @@ def issuer(parser: str, database_url: URL, tmp_path_factory: pytest.TempPathFact
     with key_server() as keys, key_server() as elsewhere:
         keys.keys = [PUBLISHED.jwk]
         elsewhere.keys = [UNPUBLISHED.jwk]
-        environment = variables(
+        environment = service_environment(
             database_url,
             BETTER_AUTH_SECRET="",
             BETTER_AUTH_URL=keys.url,
             GUNICORN_CMD_ARGS=f"--http-parser {parser}",
         )
-        with running(environment, output) as service:
+        with running_service(environment, output) as service:
             yield Issuer(Target(service), keys.url, elsewhere)
-            assert_no_fault(output.read_text())
+            assert_no_errors_logged(output.read_text())
         assert elsewhere.requests == []
 
 
 def with_token(token: str, *fields: str) -> bytes:
-    return named("first", "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {token}", *fields)
+    return request_with_id("first", "GET /api/tasks HTTP/1.1", f"Authorization: Bearer {token}", *fields)
 
 
 def encoded(part: bytes | Mapping[str, object]) -> str:
@@ -90,7 +90,7 @@ def assert_invalid(answer: Response) -> None:
     assert "owner-" not in answer.text + str(answer.headers)
 
 
-NO_ALGORITHM: dict[str, Any] = {
+OTHER_ALGORITHMS: dict[str, Any] = {
     "none": "none",
     "None": "None",
     "nOnE": "nOnE",
@@ -113,7 +113,7 @@ NO_ALGORITHM: dict[str, Any] = {
 }
 
 
-@each(NO_ALGORITHM)
+@parametrize_cases(OTHER_ALGORITHMS)
 @pytest.mark.spec("auth.algorithm")
 def test_only_hs256_verifies_with_a_secret(target: Target, case: object) -> None:
     header = {"typ": "JWT"} if case is ... else {"typ": "JWT", "alg": case}
@@ -123,17 +123,17 @@ def test_only_hs256_verifies_with_a_secret(target: Target, case: object) -> None
         signed(header, claims, SECRET.encode()),
         signed(header, claims, b""),
     ):
-        assert_invalid(target.ask(with_token(token)))
+        assert_invalid(target.send(with_token(token)))
     stripped = unsigned(header, claims).rpartition(".")[0] + "."
-    assert_invalid(target.ask(with_token(stripped)))
+    assert_invalid(target.send(with_token(stripped)))
 
 
-@each(NO_ALGORITHM)
+@parametrize_cases(OTHER_ALGORITHMS)
 @pytest.mark.spec("auth.jwks.algorithms")
 def test_only_the_algorithm_of_a_published_key_verifies_with_it(issuer: Issuer, case: object) -> None:
     """EdDSA is the key's algorithm, but the signature is not made with the key."""
     header = {"kid": "published"} if case is ... else {"kid": "published", "alg": case}
-    assert_invalid(issuer.ask(unsigned(header, issuer.claims())))
+    assert_invalid(issuer.send(unsigned(header, issuer.claims())))
 
 
 PUBLIC_KEY = PUBLISHED.private.public_key()
@@ -156,12 +156,12 @@ def published_as_secret() -> dict[str, bytes]:
     }
 
 
-@each(published_as_secret())
+@parametrize_cases(published_as_secret())
 @pytest.mark.spec("auth.jwks.algorithms")
 def test_a_published_key_is_never_an_hmac_secret(issuer: Issuer, case: bytes) -> None:
     for algorithm in ("HS256", "EdDSA"):
         header = {"alg": algorithm, "kid": "published"}
-        assert_invalid(issuer.ask(signed(header, issuer.claims(), case)))
+        assert_invalid(issuer.send(signed(header, issuer.claims(), case)))
 
 
 def foreign_keys(url: str) -> dict[str, Claims]:
@@ -183,10 +183,10 @@ def foreign_keys(url: str) -> dict[str, Claims]:
 def test_a_key_named_or_carried_by_the_token_is_ignored(issuer: Issuer, case: str) -> None:
     """The `issuer` fixture asserts at the end that no URL of a token was fetched."""
     header = foreign_keys(issuer.elsewhere.url)[case]
-    assert_invalid(issuer.ask(UNPUBLISHED.sign(issuer.claims(), **header)))
+    assert_invalid(issuer.send(UNPUBLISHED.sign(issuer.claims(), **header)))
 
 
-KIDS: dict[str, Any] = {
+KEY_IDS: dict[str, Any] = {
     "path": "../../../../dev/null",
     "path with a NUL": "published\x00.pem",
     "encoded path": "%2e%2e%2fpublished",
@@ -207,13 +207,13 @@ KIDS: dict[str, Any] = {
 }
 
 
-@each(KIDS)
+@parametrize_cases(KEY_IDS)
 @pytest.mark.spec("auth.jwks.kid")
 def test_a_kid_is_only_compared(issuer: Issuer, case: object) -> None:
     header: Claims = {"alg": "HS256", "kid": case}
     for key in (b"", b"\x00" * 32):
-        assert_invalid(issuer.ask(signed(header, issuer.claims(), key)))
-    assert_invalid(issuer.ask(unsigned({"alg": "EdDSA", "kid": case}, issuer.claims())))
+        assert_invalid(issuer.send(signed(header, issuer.claims(), key)))
+    assert_invalid(issuer.send(unsigned({"alg": "EdDSA", "kid": case}, issuer.claims())))
 
 
 EXTENSIONS: dict[str, Claims] = {
@@ -226,15 +226,15 @@ EXTENSIONS: dict[str, Claims] = {
 }
 
 
-@each(EXTENSIONS)
+@parametrize_cases(EXTENSIONS)
 def test_a_crit_header_is_refused(target: Target, case: Claims) -> None:
     """RFC 7515, section 4.1.11: no extension is supported."""
     claims = jwt.decode(new_token("owner"), options={"verify_signature": False})
     header: Claims = {"alg": "HS256", "typ": "JWT", **case}
-    assert_invalid(target.ask(with_token(signed(header, claims, SECRET.encode()))))
+    assert_invalid(target.send(with_token(signed(header, claims, SECRET.encode()))))
 
 
-def surrounded() -> dict[str, Callable[[str], str]]:
+def malformed_tokens() -> dict[str, Callable[[str], str]]:
     return {
         "a fourth part": lambda token: f"{token}.e30",
         "five parts": lambda token: f"{token}.e30.e30",
@@ -266,12 +266,12 @@ def surrounded() -> dict[str, Callable[[str], str]]:
     }
 
 
-@each(surrounded())
+@parametrize_cases(malformed_tokens())
 def test_a_malformed_compact_serialization_is_refused(target: Target, case: Callable[[str], str]) -> None:
-    assert_problem(target.ask(with_token(case(new_token("owner")))), 401, "unauthorized")
+    assert_problem(target.send(with_token(case(new_token("owner")))), 401, "unauthorized")
 
 
-def nested() -> dict[str, tuple[bytes, bytes]]:
+def malformed_claims() -> dict[str, tuple[bytes, bytes]]:
     header = json.dumps({"alg": "HS256", "typ": "JWT"}).encode()
     claims = json.dumps({"sub": "owner-", "exp": int(time.time()) + 600}).encode()
     return {
@@ -301,9 +301,9 @@ def nested() -> dict[str, tuple[bytes, bytes]]:
     }
 
 
-@each(nested())
+@parametrize_cases(malformed_claims())
 def test_malformed_claims_are_refused_even_when_signed(target: Target, case: tuple[bytes, bytes]) -> None:
-    assert_invalid(target.ask(with_token(signed(*case, SECRET.encode()))))
+    assert_invalid(target.send(with_token(signed(*case, SECRET.encode()))))
 
 
 TYPES: dict[str, Any] = {
@@ -318,51 +318,55 @@ TYPES: dict[str, Any] = {
 }
 
 
-@each(TYPES)
+@parametrize_cases(TYPES)
 def test_typ_does_not_change_verification(target: Target, case: object) -> None:
     claims = jwt.decode(new_token("owner"), options={"verify_signature": False})
     header: Claims = {"alg": "HS256", "typ": case}
-    assert target.ask(with_token(signed(header, claims, SECRET.encode()))).status_code == 200
-    assert_invalid(target.ask(with_token(signed(header, claims, b"another secret" * 4))))
+    assert target.send(with_token(signed(header, claims, SECRET.encode()))).status_code == 200
+    assert_invalid(target.send(with_token(signed(header, claims, b"another secret" * 4))))
 
 
 @pytest.mark.parametrize("size", [6000, 8100])
 def test_a_large_token_is_verified_or_refused(target: Target, size: int) -> None:
     token = new_token("owner")
     padding = "a" * ((size - len(token)) * 3 // 4 - 20)
-    assert target.ask(with_token(new_token("owner", padding=padding))).status_code == 200
-    assert_invalid(target.ask(with_token("a" * size)))
-    assert_invalid(target.ask(with_token(".".join(["a" * (size // 3)] * 3))))
+    assert target.send(with_token(new_token("owner", padding=padding))).status_code == 200
+    assert_invalid(target.send(with_token("a" * size)))
+    assert_invalid(target.send(with_token(".".join(["a" * (size // 3)] * 3))))
 
 
 def test_a_token_over_the_limit_of_a_field_is_refused(target: Target) -> None:
-    assert seen(target.exchange(with_token("a" * 9000))) == [(431, None)]
+    assert statuses_and_ids(target.exchange(with_token("a" * 9000))) == [(431, None)]
 
 
 def elsewhere() -> dict[str, Callable[[str], bytes]]:
     line = "GET /api/tasks HTTP/1.1"
     return {
-        "query": lambda token: named("first", f"GET /api/tasks?access_token={token} HTTP/1.1"),
-        "cookie": lambda token: named("first", line, f"Cookie: better-auth.session_token={token}"),
-        "own field": lambda token: named("first", line, f"X-Access-Token: {token}"),
-        "proxy's field": lambda token: named("first", line, f"Proxy-Authorization: Bearer {token}"),
-        "forwarded": lambda token: named("first", line, f"X-Forwarded-Authorization: Bearer {token}"),
-        "underscore": lambda token: named("first", line, f"Authorization_: Bearer {token}"),
-        "Basic": lambda token: named("first", line, f"Authorization: Basic {token}"),
-        "no scheme": lambda token: named("first", line, f"Authorization: {token}"),
-        "tab after the scheme": lambda token: named("first", line, f"Authorization: Bearer\t{token}"),
-        "scheme in quotes": lambda token: named("first", line, f'Authorization: "Bearer" {token}'),
-        "long scheme": lambda token: named("first", line, f"Authorization: Bearerx {token}"),
-        "no-break space after the scheme": lambda token: named(
+        "query": lambda token: request_with_id("first", f"GET /api/tasks?access_token={token} HTTP/1.1"),
+        "cookie": lambda token: request_with_id("first", line, f"Cookie: better-auth.session_token={token}"),
+        "own field": lambda token: request_with_id("first", line, f"X-Access-Token: {token}"),
+        "proxy's field": lambda token: request_with_id("first", line, f"Proxy-Authorization: Bearer {token}"),
+        "forwarded": lambda token: request_with_id(
+            "first", line, f"X-Forwarded-Authorization: Bearer {token}"
+        ),
+        "underscore": lambda token: request_with_id("first", line, f"Authorization_: Bearer {token}"),
+        "Basic": lambda token: request_with_id("first", line, f"Authorization: Basic {token}"),
+        "no scheme": lambda token: request_with_id("first", line, f"Authorization: {token}"),
+        "tab after the scheme": lambda token: request_with_id(
+            "first", line, f"Authorization: Bearer\t{token}"
+        ),
+        "scheme in quotes": lambda token: request_with_id("first", line, f'Authorization: "Bearer" {token}'),
+        "long scheme": lambda token: request_with_id("first", line, f"Authorization: Bearerx {token}"),
+        "no-break space after the scheme": lambda token: request_with_id(
             "first", line, f"Authorization: Bearer\xa0{token}"
         ),
     }
 
 
-@each(elsewhere())
+@parametrize_cases(elsewhere())
 @pytest.mark.spec("auth.missing")
 def test_a_token_outside_authorization_is_ignored(target: Target, case: Callable[[str], bytes]) -> None:
-    answer = target.ask(case(new_token("owner")))
+    answer = target.send(case(new_token("owner")))
     assert_problem(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
 
@@ -371,24 +375,24 @@ def test_a_token_outside_authorization_is_ignored(target: Target, case: Callable
 def test_two_tokens_are_refused(target: Target) -> None:
     for second in (new_token("stranger"), "", "x"):
         message = with_token(new_token("owner"), f"authorization: Bearer {second}")
-        assert_invalid(target.ask(message))
+        assert_invalid(target.send(message))
 
 
 def test_identity_headers_are_ignored(target: Target) -> None:
     """Headers with which some proxies assert an identity."""
     others = ["X-User-Id", "X-Forwarded-User", "X-Remote-User", "X-Authenticated-User", "From"]
-    message = named("first", "GET /api/tasks HTTP/1.1", *(f"{name}: someone" for name in others))
-    assert_problem(target.ask(message), 401, "unauthorized")
+    message = request_with_id("first", "GET /api/tasks HTTP/1.1", *(f"{name}: someone" for name in others))
+    assert_problem(target.send(message), 401, "unauthorized")
 
 
 def test_duplicate_claims_are_read_consistently(target: Target) -> None:
     """The last one counts for verification and for identity alike."""
     claims = b'{"sub":"owner-1","sub":"owner-2","exp":1,"exp":%d}' % (time.time() + 600)
     twice = signed(b'{"alg":"none","alg":"HS256"}', claims, SECRET.encode())
-    assert target.ask(with_token(twice)).json() == []
+    assert target.send(with_token(twice)).json() == []
     reverse = signed(b'{"alg":"HS256","alg":"none"}', claims, SECRET.encode())
-    assert_invalid(target.ask(with_token(reverse)))
+    assert_invalid(target.send(with_token(reverse)))
 
 
 def test_a_token_of_the_published_key_is_accepted(issuer: Issuer) -> None:
-    assert issuer.ask(PUBLISHED.sign(issuer.claims())).json() == []
+    assert issuer.send(PUBLISHED.sign(issuer.claims())).json() == []

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.factories import new_task
-from tests.support import TASKS, Caller, assert_problem, places
+from tests.support import TASKS, Caller, assert_problem, error_locations
 
 LIMIT = 65_536
 
@@ -182,7 +182,7 @@ def test_a_name_twice_is_refused(owner: Caller, content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"[]", b'[{"title": "x"}]', b"null", b'"title"', b"1", b"true"])
 def test_json_that_is_no_object_breaks_a_rule(owner: Caller, content: bytes) -> None:
     response = send(owner, content)
-    assert places(response) == {""}
+    assert error_locations(response) == {""}
     assert response.json()["errors"][0]["detail"] == "Input should be an object."
 
 
@@ -258,7 +258,7 @@ def test_no_body_is_a_fault(owner: Caller, body: dict[str, object]) -> None:
 )
 def test_nothing_of_a_body_is_repeated(owner: Caller, body: object) -> None:
     response = owner.post(body)
-    assert places(response)
+    assert error_locations(response)
     assert "mark" not in response.text + str(response.headers)
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.environment import ROOT
 from tests.operations import OPERATIONS
-from tests.stage import ROOT
 from tests.support import Caller
 from tools import openapi
 

@@ -8,7 +8,7 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from tests.conftest import Serve
-from tests.http.test_headers import every_answer
+from tests.http.test_headers import all_responses
 from tests.support import TASKS, Caller, assert_problem
 
 ALLOWED = "https://app.example.com"
@@ -43,7 +43,7 @@ class Browser(Caller):
 def test_an_allowed_origin_can_read_every_answer(owner: Caller) -> None:
     signed_in = Browser(owner.client, owner.user_id, owner.token)
     signed_out = Browser(owner.client, "", None)
-    for name, response in every_answer(signed_in, signed_out).items():
+    for name, response in all_responses(signed_in, signed_out).items():
         if name in {"preflight", "bad preflight"}:
             continue
         assert response.headers["access-control-allow-origin"] == ALLOWED, name

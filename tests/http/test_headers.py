@@ -10,7 +10,7 @@ from tests.support import TASKS, Caller, ok
 from web import docs_page
 
 
-def every_answer(owner: Caller, anonymous: Caller) -> dict[str, Response]:
+def all_responses(owner: Caller, anonymous: Caller) -> dict[str, Response]:
     """By name; a name that begins with a status is checked against the answer."""
     task = owner.create()["id"]
     answers = {
@@ -47,7 +47,7 @@ def preflight(caller: Caller, origin: str) -> Response:
 
 @pytest.mark.spec("headers.security")
 def test_every_answer_has_the_security_headers(owner: Caller, anonymous: Caller) -> None:
-    for name, response in every_answer(owner, anonymous).items():
+    for name, response in all_responses(owner, anonymous).items():
         headers = response.headers
         assert headers["x-content-type-options"] == "nosniff", name
         assert headers["x-frame-options"] == "DENY", name
@@ -62,7 +62,7 @@ def test_every_answer_has_the_security_headers(owner: Caller, anonymous: Caller)
 
 @pytest.mark.spec("headers.cache")
 def test_answers_about_tasks_may_be_kept_by_their_owner_alone(owner: Caller, anonymous: Caller) -> None:
-    for name, response in every_answer(owner, anonymous).items():
+    for name, response in all_responses(owner, anonymous).items():
         vary = response.headers["vary"].split(", ")
         if response.request.url.path.startswith(TASKS) and "preflight" not in name:
             assert response.headers["cache-control"] == "private, no-cache", name
@@ -76,13 +76,13 @@ def test_answers_about_tasks_may_be_kept_by_their_owner_alone(owner: Caller, ano
 
 @pytest.mark.spec("cors.vary")
 def test_every_answer_varies_by_origin(owner: Caller, anonymous: Caller) -> None:
-    for name, response in every_answer(owner, anonymous).items():
+    for name, response in all_responses(owner, anonymous).items():
         assert "Origin" in response.headers["vary"].split(", "), name
 
 
 @pytest.mark.spec("headers.request-id")
 def test_every_answer_has_an_id_of_its_own(owner: Caller, anonymous: Caller) -> None:
-    answers = every_answer(owner, anonymous).values()
+    answers = all_responses(owner, anonymous).values()
     ids = {response.headers["x-request-id"] for response in answers}
     assert len(ids) == len(answers)
     assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in ids)
@@ -111,7 +111,7 @@ def test_two_ids_are_replaced(anonymous: Caller) -> None:
 
 @pytest.mark.spec("headers.server-timing")
 def test_only_a_success_that_asked_the_database_tells_its_time(owner: Caller, anonymous: Caller) -> None:
-    answers = every_answer(owner, anonymous)
+    answers = all_responses(owner, anonymous)
     del answers["ready"]  # It may be an answer of the second before.
     timed = {name: answer for name, answer in answers.items() if "server-timing" in answer.headers}
     assert timed.keys() == {"200", "201", "204"}
@@ -127,7 +127,7 @@ def test_json_is_utf8(owner: Caller) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-KNOWN = {
+KNOWN_HEADERS = {
     "access-control-allow-credentials",
     "access-control-allow-headers",
     "access-control-allow-methods",
@@ -156,5 +156,5 @@ KNOWN = {
 @pytest.mark.spec("tasks.isolation", "headers.security")
 def test_no_answer_has_a_header_that_nobody_specified(owner: Caller, anonymous: Caller) -> None:
     """What counts or names something of other users would come in one."""
-    for name, answer in every_answer(owner, anonymous).items():
-        assert set(answer.headers) <= KNOWN, name
+    for name, answer in all_responses(owner, anonymous).items():
+        assert set(answer.headers) <= KNOWN_HEADERS, name

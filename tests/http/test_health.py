@@ -7,9 +7,9 @@ from sqlalchemy import URL
 
 import db
 from tests.conftest import Route, Serve
-from tests.stage import Sql, libpq
+from tests.environment import Sql, libpq_url
+from tests.protocol_proxy import ProtocolProxy
 from tests.support import Caller, assert_problem
-from tests.wire import Wire
 
 
 def detail(serve: Serve, **changes: object) -> str:
@@ -21,10 +21,10 @@ def detail(serve: Serve, **changes: object) -> str:
 
 
 @pytest.mark.spec("health.live", "health.anonymous")
-def test_live_touches_nothing(serve: Serve, database_wire: Wire) -> None:
-    response = serve(database_url=libpq(database_wire.url)).get("/health/live")
+def test_live_touches_nothing(serve: Serve, database_proxy: ProtocolProxy) -> None:
+    response = serve(database_url=libpq_url(database_proxy.url)).get("/health/live")
     assert (response.status_code, response.json()) == (200, {"status": "live"})
-    assert database_wire.opened == 0
+    assert database_proxy.connections_opened == 0
 
 
 @pytest.mark.spec("health.ready", "health.anonymous")
@@ -43,13 +43,13 @@ def test_not_ready_without_a_database(serve: Serve) -> None:
 
 @pytest.mark.spec("health.ready")
 def test_not_ready_as_a_user_whom_the_database_refuses(serve: Serve, service_url: URL) -> None:
-    wrong = libpq(service_url.set(username="nobody-of-this-name", password="wrong"))
+    wrong = libpq_url(service_url.set(username="nobody-of-this-name", password="wrong"))
     assert detail(serve, database_url=wrong) == "The database does not answer."
 
 
 @pytest.mark.spec("health.ready")
 def test_not_ready_before_the_migrations(serve: Serve, empty_database: URL, route: Route) -> None:
-    assert detail(serve, database_url=libpq(route(empty_database))) == "The schema is not migrated."
+    assert detail(serve, database_url=libpq_url(route(empty_database))) == "The schema is not migrated."
 
 
 @pytest.mark.spec("health.ready", "schema.revision")
@@ -60,7 +60,7 @@ def test_a_later_revision_will_do_and_an_earlier_will_not(
     sql = Sql(migrated)
     sql("UPDATE alembic_version SET version_num = %s", revision)
     sql.close()
-    response = serve(database_url=libpq(route(migrated))).get("/health/ready")
+    response = serve(database_url=libpq_url(route(migrated))).get("/health/ready")
     assert response.status_code == (200 if ready else 503)
 
 
@@ -69,38 +69,38 @@ def test_not_ready_without_row_security(serve: Serve, migrated: URL, route: Rout
     sql = Sql(migrated)
     sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
     sql.close()
-    assert detail(serve, database_url=libpq(route(migrated))) == "Row security is not active."
+    assert detail(serve, database_url=libpq_url(route(migrated))) == "Row security is not active."
 
 
 @pytest.mark.spec("health.ready.once")
 def test_many_who_ask_share_one_answer(
-    serve: Serve, database_wire: Wire, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, database_proxy: ProtocolProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "READINESS_SECONDS", 3600)
-    client = serve(database_url=libpq(database_wire.url))
+    client = serve(database_url=libpq_url(database_proxy.url))
     client.get("/health/ready")
-    database_wire.clear()
+    database_proxy.clear()
     assert [client.get("/health/ready").status_code for _ in range(5)] == [200] * 5
-    assert database_wire.messages == []
+    assert database_proxy.messages == []
 
 
 @pytest.mark.spec("health.ready.once")
-def test_many_who_ask_together_share_one_answer(serve: Serve, database_wire: Wire) -> None:
-    client = serve(database_url=libpq(database_wire.url), db_pool_size=8)
+def test_many_who_ask_together_share_one_answer(serve: Serve, database_proxy: ProtocolProxy) -> None:
+    client = serve(database_url=libpq_url(database_proxy.url), db_pool_size=8)
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: client.get("/health/ready").status_code, range(8)))
     assert answers == [200] * 8
-    assert len([message for message in database_wire.messages if "row_security_active" in message]) == 1
+    assert len([message for message in database_proxy.messages if "row_security_active" in message]) == 1
 
 
 @pytest.mark.spec("health.ready.once")
 def test_an_answer_about_readiness_is_soon_old(
-    serve: Serve, database_wire: Wire, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, database_proxy: ProtocolProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert db.READINESS_SECONDS == 1.0
     monkeypatch.setattr(db, "READINESS_SECONDS", 0)
-    client = serve(database_url=libpq(database_wire.url), db_pool_size=1)
+    client = serve(database_url=libpq_url(database_proxy.url), db_pool_size=1)
     client.get("/health/ready")
-    database_wire.clear()
+    database_proxy.clear()
     assert client.get("/health/ready").status_code == 200
-    assert len(database_wire.messages) == 1
+    assert len(database_proxy.messages) == 1

@@ -16,9 +16,9 @@ import problems
 from main import create_app
 from observability.logs import JsonFormatter
 from tests.conftest import MakeSettings, Route, Serve
+from tests.environment import Sql, libpq_url
 from tests.operations import ID, OPERATIONS, methods_of
 from tests.spec_tables import table
-from tests.stage import Sql, libpq
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
 
 
@@ -158,7 +158,7 @@ def test_a_routes_own_exception_keeps_its_status(
 
 
 @contextmanager
-def logged(level: int) -> Iterator[StringIO]:
+def captured_log(level: int) -> Iterator[StringIO]:
     """What the service writes to its log from this level on."""
     handler = logging.StreamHandler(StringIO())
     handler.setLevel(level)
@@ -172,7 +172,7 @@ def logged(level: int) -> Iterator[StringIO]:
 
 @pytest.mark.spec("process.logs.unforeseen", "process.logs.secrets")
 def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
-    with logged(logging.ERROR) as output:
+    with captured_log(logging.ERROR) as output:
         request_id = broken.get("/broken").headers["x-request-id"]
     line = json.loads(output.getvalue())
     assert line["request_id"] == request_id
@@ -207,7 +207,7 @@ def test_a_database_error_gets_the_status_of_its_sqlstate(
         "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fail()"
     )
     sql.close()
-    response = client_as(serve(database_url=libpq(migrated)), "somebody").post({"title": "x"})
+    response = client_as(serve(database_url=libpq_url(migrated)), "somebody").post({"title": "x"})
     assert_problem(response, status, "unavailable" if status == 503 else "internal-error")
     assert ("retry-after" in response.headers) == (status == 503)
 
@@ -222,11 +222,11 @@ def test_a_database_error_gets_the_status_of_its_sqlstate(
     ids=["no grant", "row security"],
 )
 def test_a_refused_privilege_is_an_alarm(serve: Serve, migrated: URL, damage: str) -> None:
-    caller = client_as(serve(database_url=libpq(migrated)), "somebody")
+    caller = client_as(serve(database_url=libpq_url(migrated)), "somebody")
     sql = Sql(migrated)
     sql(damage)
     sql.close()
-    with logged(logging.ERROR) as output:
+    with captured_log(logging.ERROR) as output:
         assert_problem(caller.post({"title": "x"}), 500, "internal-error")
     line = json.loads(output.getvalue())
     assert line["message"] == "database error"
@@ -236,12 +236,12 @@ def test_a_refused_privilege_is_an_alarm(serve: Serve, migrated: URL, damage: st
 @pytest.mark.spec("process.logs.secrets")
 def test_the_text_of_a_database_error_is_not_logged(serve: Serve, migrated: URL) -> None:
     """PostgreSQL quotes the statement, and psycopg2 has put the values into it."""
-    caller = client_as(serve(database_url=libpq(migrated)), "somebody")
+    caller = client_as(serve(database_url=libpq_url(migrated)), "somebody")
     task = caller.create()["id"]
     sql = Sql(migrated)
     sql("ALTER TABLE tasks RENAME COLUMN title TO name")
     sql.close()
-    with logged(logging.WARNING) as output:
+    with captured_log(logging.WARNING) as output:
         assert_problem(caller.patch(task, {"title": "mark-title"}), 503, "unavailable")
     line = json.loads(output.getvalue())
     assert line["message"] == "database unavailable: ProgrammingError (SQLSTATE 42703)"
@@ -251,7 +251,7 @@ def test_the_text_of_a_database_error_is_not_logged(serve: Serve, migrated: URL)
 
 @pytest.mark.spec("problems.unavailable", "process.reconnect")
 def test_a_database_that_can_only_be_read_serves_reads(serve: Serve, migrated: URL) -> None:
-    caller = client_as(serve(database_url=libpq(migrated)), "somebody")
+    caller = client_as(serve(database_url=libpq_url(migrated)), "somebody")
     task = caller.create()
     sql = Sql(migrated)
     sql(f'ALTER DATABASE "{migrated.database}" SET default_transaction_read_only = on')
@@ -286,7 +286,7 @@ def test_a_schema_that_is_not_there_is_unavailable(
     sql = Sql(migrated)
     sql(damage)
     sql.close()
-    response = client_as(serve(database_url=libpq(route(migrated))), "somebody").get()
+    response = client_as(serve(database_url=libpq_url(route(migrated))), "somebody").get()
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1
     for word in ("tasks_api", "relation", "column", "SELECT", "psycopg2"):

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 from tests.support import wait_until
 
-PATIENCE = 90
+TIMEOUT_SECONDS = 90
 NOT_CLONED = {
     ".venv",
     ".data",
@@ -25,7 +25,7 @@ NOT_CLONED = {
 }
 
 
-def copy_to(folder: Path) -> Path:
+def copy_project(folder: Path) -> Path:
     """The project as it is when it is fresh: no secret, no data."""
     copy = folder / "clone"
     shutil.copytree(ROOT, copy, ignore=lambda _, names: NOT_CLONED & set(names))
@@ -36,11 +36,11 @@ def copy_to(folder: Path) -> Path:
     return copy
 
 
-def variables(**changes: str) -> dict[str, str]:
+def base_environment(**changes: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **changes}
 
 
-def running_in(folder: Path) -> list[str]:
+def processes_in(folder: Path) -> list[str]:
     """Processes that run in the folder, or whose command line names it."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -54,12 +54,12 @@ def running_in(folder: Path) -> list[str]:
     return found
 
 
-def wait_until_gone(folder: Path) -> None:
+def wait_for_processes_to_exit(folder: Path) -> None:
     """Until nothing runs there: what was ended may still be ending."""
-    wait_until(lambda: not running_in(folder), "something was left running")
+    wait_until(lambda: not processes_in(folder), "something was left running")
 
 
-def one_line(clone: Path, *command: str, **changes: str) -> str:
+def failure_message(clone: Path, *command: str, **changes: str) -> str:
     """What a command says that cannot do its work: one line on standard error."""
     ended = run(clone, *command, **changes)
     assert ended.returncode == 1, ended
@@ -71,9 +71,9 @@ def run(clone: Path, *command: str, **changes: str) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=clone,
-        env=variables(**changes),
+        env=base_environment(**changes),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.clone import copy_to
+from tests.process.clone import copy_project
 
 
 @pytest.fixture
@@ -16,4 +16,4 @@ def clone() -> Iterator[Path]:
     Not in pytest's own folder, which each run closes to other users.
     """
     with tempfile.TemporaryDirectory(prefix="tasks-api-clone-", ignore_cleanup_errors=True) as folder:
-        yield copy_to(Path(folder))
+        yield copy_project(Path(folder))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from tests.support import SECRET, TASKS, wait_until
 from tools.tokens import mint
 
-PATIENCE = 30
-KEPT, NEW = 6, 4
+TIMEOUT_SECONDS = 30
+KEEP_ALIVE_CLIENTS, NEW_CONNECTION_CLIENTS = 6, 4
 """How many clients keep their connection, and how many do not."""
 
 
@@ -33,11 +33,11 @@ class Exchange:
 class Client:
     """Creates a task and lists its tasks, in turn, until nobody listens any more or it is stopped."""
 
-    def __init__(self, port: int, keep: bool, stopped: threading.Event) -> None:
+    def __init__(self, port: int, keep_alive: bool, stopped: threading.Event) -> None:
         self.exchanges: list[Exchange] = []
-        self.waiting = False
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        self._keep = keep
+        self.pending = False
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
+        self._keep_alive = keep_alive
         self._stopped = stopped
         self._headers = {
             "Authorization": f"Bearer {mint(SECRET, f'client-{uuid.uuid4()}')}",
@@ -66,7 +66,7 @@ class Client:
 
     def _receive(self, written_at: float) -> None:
         status, task = None, None
-        self.waiting = True
+        self.pending = True
         try:
             response = self._connection.getresponse()
             content = json.loads(response.read())
@@ -74,9 +74,9 @@ class Client:
             task = content["id"] if status == http.client.CREATED else None
         except (OSError, http.client.HTTPException):
             self._connection.close()
-        self.waiting = False
+        self.pending = False
         self.exchanges.append(Exchange(written_at, status, task))
-        if not self._keep:
+        if not self._keep_alive:
             self._connection.close()
 
 
@@ -91,18 +91,18 @@ class Load:
     def exchanges(self) -> list[Exchange]:
         return [exchange for client in self.clients for exchange in client.exchanges]
 
-    def wait_for_more(self, count: int = 5) -> None:
+    def wait_for_responses(self, count: int = 5) -> None:
         """Until every client has had so many answers more."""
         goals = [(client, len(client.exchanges) + count) for client in self.clients]
         wait_until(
             lambda: all(len(client.exchanges) >= goal for client, goal in goals), "the clients get no answers"
         )
 
-    def wait_until_all_wait(self) -> None:
+    def wait_until_all_pending(self) -> None:
         """Until every client has written a request to which there is no answer yet."""
-        wait_until(lambda: all(client.waiting for client in self.clients), "the clients get answers")
+        wait_until(lambda: all(client.pending for client in self.clients), "the clients get answers")
 
-    def wait_for_the_end(self) -> None:
+    def join(self) -> None:
         for thread in self.threads:
             thread.join()
 
@@ -110,7 +110,10 @@ class Load:
 @contextmanager
 def load(port: int) -> Iterator[Load]:
     stopped = threading.Event()
-    clients = [Client(port, number < KEPT, stopped) for number in range(KEPT + NEW)]
+    clients = [
+        Client(port, number < KEEP_ALIVE_CLIENTS, stopped)
+        for number in range(KEEP_ALIVE_CLIENTS + NEW_CONNECTION_CLIENTS)
+    ]
     running = Load(clients, [threading.Thread(target=client.run) for client in clients])
     for thread in running.threads:
         thread.start()
@@ -118,4 +121,4 @@ def load(port: int) -> Iterator[Load]:
         yield running
     finally:
         stopped.set()
-        running.wait_for_the_end()
+        running.join()

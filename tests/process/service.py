@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx2
 from sqlalchemy import URL
 
-from tests.stage import NO_LIMIT, ROOT, libpq
+from tests.environment import NO_LIMIT, ROOT, libpq_url
 from tests.support import SECRET
 from tools.postgres import free_port
 from tools.serve import end_with_parent
 
-PATIENCE = 30
+TIMEOUT_SECONDS = 30
 
 
 class Service:
@@ -26,10 +26,10 @@ class Service:
     def __init__(self, process: subprocess.Popen[bytes], base_url: str, output: Path) -> None:
         self.process = process
         self.output = output
-        self.client = httpx2.Client(base_url=base_url, timeout=PATIENCE)
+        self.client = httpx2.Client(base_url=base_url, timeout=TIMEOUT_SECONDS)
 
     def wait_for(self, path: str, status: int) -> httpx2.Response:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             try:
                 response = self.client.get(path)
@@ -44,16 +44,16 @@ class Service:
         """As a platform does; connections that idle would be waited for."""
         self.client.close()
         self.process.terminate()
-        assert self.process.wait(PATIENCE) == 0
+        assert self.process.wait(TIMEOUT_SECONDS) == 0
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.output.read_text().splitlines()]
 
 
-def variables(url: URL, **changes: str) -> dict[str, str]:
+def service_environment(url: URL, **changes: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
-        "DATABASE_URL": libpq(url),
+        "DATABASE_URL": libpq_url(url),
         "BETTER_AUTH_SECRET": SECRET,
         "HOST": "127.0.0.1",
         "PORT": str(free_port()),
@@ -80,7 +80,7 @@ def start(
 
 
 @contextmanager
-def running(environment: dict[str, str], output: Path) -> Iterator[Service]:
+def running_service(environment: dict[str, str], output: Path) -> Iterator[Service]:
     # Not in the project's folder, where a developer's .env would be read.
     command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "main:app"]
     process = start(command, {**environment, "PYTHONPATH": str(ROOT)}, output, output.parent)

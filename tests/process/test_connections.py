@@ -17,32 +17,32 @@ from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from sqlalchemy import URL
 
 from tests.database.test_scope import Locked
-from tests.process.service import Service, running, variables
-from tests.stage import Sql
+from tests.environment import Sql
+from tests.process.service import Service, running_service, service_environment
+from tests.protocol_proxy import protocol_proxy
 from tests.support import SECRET, TASKS, client_as, wait_until
-from tests.wire import wire
 from tools.tokens import mint
 from web.connections import BoundedWorker
 
 LAST_REQUEST = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 """Asks for liveness, and for the connection to be closed behind the answer."""
 
-KEPT_SECONDS = 10
+KEEPALIVE_SECONDS = 10
 """How long a connection may wait for a request; `keepalive` in gunicorn.conf.py."""
 
 
 @pytest.fixture(scope="module")
 def service(database_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     output = tmp_path_factory.mktemp("connections") / "output"
-    with running(variables(database_url), output) as service:
+    with running_service(service_environment(database_url), output) as service:
         yield service
 
 
-def connected(service: Service) -> socket.socket:
+def connect(service: Service) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.client.base_url.port or 0), timeout=30)
 
 
-def answer(connection: socket.socket) -> str:
+def read_until_closed(connection: socket.socket) -> str:
     """Everything until the service closes the connection."""
     received = b""
     with suppress(ConnectionResetError):
@@ -52,46 +52,46 @@ def answer(connection: socket.socket) -> str:
 
 
 def exchange(service: Service, request: str) -> str:
-    with connected(service) as connection:
+    with connect(service) as connection:
         connection.sendall(request.encode())
-        return answer(connection)
+        return read_until_closed(connection)
 
 
-def head(method: str, path: str, *fields: str, user: str = "somebody") -> str:
+def request_head(method: str, path: str, *fields: str, user: str = "somebody") -> str:
     token = mint(SECRET, user)
     return "\r\n".join(
         [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", *fields, "", ""]
     )
 
 
-def post(*fields: str) -> str:
-    return head("POST", TASKS, "Content-Type: application/json", *fields)
+def post_head(*fields: str) -> str:
+    return request_head("POST", TASKS, "Content-Type: application/json", *fields)
 
 
-def silent(connection: socket.socket) -> None:
+def no_request(connection: socket.socket) -> None:
     pass
 
 
-def half_sent(connection: socket.socket) -> None:
+def partial_request(connection: socket.socket) -> None:
     connection.sendall(b"GET /api/tasks HTTP/1.1\r\nHost: loc")
 
 
-def idle_after_a_request(connection: socket.socket) -> None:
+def idle_after_request(connection: socket.socket) -> None:
     connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def dripping_headers(connection: socket.socket) -> None:
+def slow_headers(connection: socket.socket) -> None:
     connection.sendall(b"GET /api/tasks HTTP/1.1\r\nX-Slow: ")
-    drip(connection)
+    send_slowly(connection)
 
 
-def dripping_body(connection: socket.socket) -> None:
-    connection.sendall(post("Content-Length: 1000").encode())
-    drip(connection)
+def slow_body(connection: socket.socket) -> None:
+    connection.sendall(post_head("Content-Length: 1000").encode())
+    send_slowly(connection)
 
 
-def drip(connection: socket.socket) -> None:
+def send_slowly(connection: socket.socket) -> None:
     connection.settimeout(0.5)
     for _ in range(50):
         with suppress(TimeoutError):
@@ -105,18 +105,18 @@ def drip(connection: socket.socket) -> None:
 @pytest.mark.spec("http.timeouts.headers", "http.timeouts.idle", "http.timeouts.body")
 def test_a_connection_that_says_too_little_is_ended(service: Service) -> None:
     def measure(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
-        with connected(service) as connection:
-            began_at = time.monotonic()
+        with connect(service) as connection:
+            started_at = time.monotonic()
             behave(connection)
-            said = answer(connection)
-            return time.monotonic() - began_at, said
+            response = read_until_closed(connection)
+            return time.monotonic() - started_at, response
 
-    kinds = [silent, half_sent, idle_after_a_request, dripping_headers, dripping_body]
+    kinds = [no_request, partial_request, idle_after_request, slow_headers, slow_body]
     with ThreadPoolExecutor(len(kinds)) as threads:
         ended = dict(zip([kind.__name__ for kind in kinds], threads.map(measure, kinds), strict=True))
     for kind, (lasted, _) in ended.items():
-        assert KEPT_SECONDS - 1 < lasted < KEPT_SECONDS + 3, kind
-    slow = ended["dripping_body"][1]
+        assert KEEPALIVE_SECONDS - 1 < lasted < KEEPALIVE_SECONDS + 3, kind
+    slow = ended["slow_body"][1]
     assert slow.startswith("HTTP/1.1 408 ")
     assert "connection: close" in slow.lower()
     assert '"type":"/problems/request-timeout"' in slow
@@ -127,33 +127,33 @@ def test_a_connection_that_says_too_little_is_ended(service: Service) -> None:
     ("request_", "status"),
     [
         (f"POST {TASKS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", 401),
-        (head("DELETE", f"{TASKS}/{uuid.UUID(int=1)}", "Content-Length: 9"), 404),
-        (post("Content-Length: 65537"), 413),
+        (request_head("DELETE", f"{TASKS}/{uuid.UUID(int=1)}", "Content-Length: 9"), 404),
+        (post_head("Content-Length: 65537"), 413),
     ],
     ids=["before authentication", "an operation without a body", "too large"],
 )
 def test_an_answer_before_the_end_of_the_body_announces_the_close(
     service: Service, request_: str, status: int
 ) -> None:
-    said = exchange(service, request_)
-    assert said.startswith(f"HTTP/1.1 {status} ")
-    assert "connection: close" in said.lower()
+    response = exchange(service, request_)
+    assert response.startswith(f"HTTP/1.1 {status} ")
+    assert "connection: close" in response.lower()
 
 
 @pytest.mark.spec("http.host")
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_only_http_1_0_may_leave_the_host_out(service: Service, version: str) -> None:
-    said = exchange(service, f"GET /health/live HTTP/{version}\r\nConnection: close\r\n\r\n")
-    assert said.startswith(f"HTTP/{version} 200 " if version == "1.0" else "HTTP/1.1 400 ")
+    response = exchange(service, f"GET /health/live HTTP/{version}\r\nConnection: close\r\n\r\n")
+    assert response.startswith(f"HTTP/{version} 200 " if version == "1.0" else "HTTP/1.1 400 ")
 
 
 @pytest.mark.spec("http.transfer-coding")
 @pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity"])
 def test_another_transfer_coding_is_not_implemented(service: Service, coding: str) -> None:
-    said = exchange(service, post(f"Transfer-Encoding: {coding}") + "0\r\n\r\n")
+    response = exchange(service, post_head(f"Transfer-Encoding: {coding}") + "0\r\n\r\n")
     # gunicorn itself refuses what does not end with chunked.
-    assert re.match(r"HTTP/1.1 (501|400) ", said)
-    assert not coding.endswith("chunked") or said.startswith("HTTP/1.1 501 ")
+    assert re.match(r"HTTP/1.1 (501|400) ", response)
+    assert not coding.endswith("chunked") or response.startswith("HTTP/1.1 501 ")
 
 
 @pytest.mark.spec("http.pieces")
@@ -161,8 +161,10 @@ def test_another_transfer_coding_is_not_implemented(service: Service, coding: st
 def test_a_body_comes_in_a_bounded_number_of_chunks(service: Service, pieces: int, status: int) -> None:
     body = '{"title": "x"}'.ljust(pieces)
     chunks = "".join(f"1\r\n{character}\r\n" for character in body)
-    said = exchange(service, post("Transfer-Encoding: chunked", "Connection: close") + chunks + "0\r\n\r\n")
-    assert said.startswith(f"HTTP/1.1 {status} ")
+    response = exchange(
+        service, post_head("Transfer-Encoding: chunked", "Connection: close") + chunks + "0\r\n\r\n"
+    )
+    assert response.startswith(f"HTTP/1.1 {status} ")
 
 
 @pytest.mark.spec("http.headers-limit")
@@ -170,12 +172,12 @@ def test_headers_have_a_size_in_all(service: Service) -> None:
     """32 KiB, of which the request line and the other fields take less than 1,000 bytes."""
     field = "X-Filler: " + "x" * 4_000
     last = "X-Filler: " + "x" * (32 * 1024 - 7 * len(f"{field}\r\n") - 1_000)
-    fits = head("GET", "/health/live", "Connection: close", *[field] * 7, last)
+    fits = request_head("GET", "/health/live", "Connection: close", *[field] * 7, last)
     assert exchange(service, fits).startswith("HTTP/1.1 200 ")
-    assert exchange(service, head("GET", "/health/live", *[field] * 7, last + "x" * 1_000)).startswith(
-        "HTTP/1.1 431 "
-    )
-    unfinished = head("GET", "/health/live", *[field] * 7, last + "x" * 1_000).removesuffix("\r\n")
+    assert exchange(
+        service, request_head("GET", "/health/live", *[field] * 7, last + "x" * 1_000)
+    ).startswith("HTTP/1.1 431 ")
+    unfinished = request_head("GET", "/health/live", *[field] * 7, last + "x" * 1_000).removesuffix("\r\n")
     assert exchange(service, unfinished).startswith("HTTP/1.1 431 ")
 
 
@@ -183,11 +185,11 @@ def test_headers_have_a_size_in_all(service: Service) -> None:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (head("GET", f"/{'x' * 4_079}", "Connection: close"), 404),
-        (head("GET", f"/{'x' * 4_200}"), 414),
-        (head("GET", "/health/live", "Connection: close", *["X-Field: x"] * 97), 200),
-        (head("GET", "/health/live", *["X-Field: x"] * 99), 431),
-        (head("GET", "/health/live", f"X-Field: {'x' * 9_000}"), 431),
+        (request_head("GET", f"/{'x' * 4_079}", "Connection: close"), 404),
+        (request_head("GET", f"/{'x' * 4_200}"), 414),
+        (request_head("GET", "/health/live", "Connection: close", *["X-Field: x"] * 97), 200),
+        (request_head("GET", "/health/live", *["X-Field: x"] * 99), 431),
+        (request_head("GET", "/health/live", f"X-Field: {'x' * 9_000}"), 431),
     ],
     ids=["longest line", "longer line", "most fields", "more fields", "longer field"],
 )
@@ -197,17 +199,17 @@ def test_a_request_line_and_each_field_have_limits(service: Service, request_: s
 
 def test_the_head_of_the_next_request_may_come_in_parts(service: Service) -> None:
     request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
-    with connected(service) as connection:
+    with connect(service) as connection:
         connection.sendall(f"{request}\r\n{request}".encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"Connection: close\r\n\r\n")
-        assert answer(connection).startswith("HTTP/1.1 200 ")
+        assert read_until_closed(connection).startswith("HTTP/1.1 200 ")
     assert "Traceback" not in service.output.read_text()
 
 
 @pytest.mark.spec("http.malformed-framing")
 def test_a_length_of_any_number_of_digits_is_refused_without_a_traceback(service: Service) -> None:
-    assert exchange(service, post(f"Content-Length: {'9' * 5_000}")).startswith("HTTP/1.1 400 ")
+    assert exchange(service, post_head(f"Content-Length: {'9' * 5_000}")).startswith("HTTP/1.1 400 ")
     assert "Traceback" not in service.output.read_text()
 
 
@@ -220,30 +222,35 @@ def test_answers_that_nobody_reads_cost_little_and_end(database_url: URL, sql: S
             " SELECT %s, gen_random_uuid(), 'x', repeat(U&'\\+01F600', 5000) FROM generate_series(1, 200)",
             user,
         )
-    with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
+    with (
+        running_service(service_environment(database_url), tmp_path / "output") as service,
+        ExitStack() as stack,
+    ):
         service.client.close()
-        worker = only_child(service.process.pid)
-        exchange(service, head("GET", f"{TASKS}?limit=200", "Connection: close", user=users[0]))
-        at_rest = resident_megabytes(worker)
+        worker = worker_pid(service.process.pid)
+        exchange(service, request_head("GET", f"{TASKS}?limit=200", "Connection: close", user=users[0]))
+        baseline = resident_megabytes(worker)
         connections = []
         for number in range(200):
             connection = stack.enter_context(socket.socket())
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", service.client.base_url.port or 0))
             user = users[number % len(users)]
-            connection.sendall(head("GET", f"{TASKS}?limit=200", user=user).encode())
+            connection.sendall(request_head("GET", f"{TASKS}?limit=200", user=user).encode())
             connections.append(connection)
-        began_at, most = time.monotonic(), 0.0
+        started_at, peak = time.monotonic(), 0.0
         while established(service) > 0:
-            most = max(most, resident_megabytes(worker) - at_rest)
-            assert time.monotonic() - began_at < 25
-        assert time.monotonic() - began_at < 15
-        assert most < 60
-        said = exchange(service, head("GET", f"{TASKS}?limit=1", "Connection: close", user=users[0]))
-        assert said.startswith("HTTP/1.1 200 ")
+            peak = max(peak, resident_megabytes(worker) - baseline)
+            assert time.monotonic() - started_at < 25
+        assert time.monotonic() - started_at < 15
+        assert peak < 60
+        response = exchange(
+            service, request_head("GET", f"{TASKS}?limit=1", "Connection: close", user=users[0])
+        )
+        assert response.startswith("HTTP/1.1 200 ")
 
 
-def only_child(process: int) -> int:
+def worker_pid(process: int) -> int:
     return int(Path(f"/proc/{process}/task/{process}/children").read_text())
 
 
@@ -265,9 +272,12 @@ def test_pipelined_requests_are_not_read_ahead_without_a_bound(database_url: URL
     """Ten connections that write as fast as they can, and read the answers, for 3 seconds."""
     fields = [f"X-Filler: {'x' * 7_800}"] * 3
     request = "\r\n".join(["GET /nowhere HTTP/1.1", "Host: localhost", *fields, "", ""]).encode()
-    with running(variables(database_url), tmp_path / "output") as service, ThreadPoolExecutor(20) as threads:
-        worker = only_child(service.process.pid)
-        at_rest = resident_megabytes(worker)
+    with (
+        running_service(service_environment(database_url), tmp_path / "output") as service,
+        ThreadPoolExecutor(20) as threads,
+    ):
+        worker = worker_pid(service.process.pid)
+        baseline = resident_megabytes(worker)
         ends_at = time.monotonic() + 3
 
         def write(connection: socket.socket) -> None:
@@ -281,43 +291,46 @@ def test_pipelined_requests_are_not_read_ahead_without_a_bound(database_url: URL
                 while connection.recv(65536):
                     pass
 
-        connections = [connected(service) for _ in range(10)]
+        connections = [connect(service) for _ in range(10)]
         reading = [threads.submit(read, connection) for connection in connections]
         writing = [threads.submit(write, connection) for connection in connections]
         wait_until(lambda: time.monotonic() > ends_at, "time stands still")
-        most = resident_megabytes(worker) - at_rest
+        peak = resident_megabytes(worker) - baseline
         for each in [*writing, *reading]:
             each.result()
-        assert most < 20
+        assert peak < 20
 
 
 @pytest.mark.spec("process.connections")
 def test_connections_queue_while_the_worker_is_busy(database_url: URL, tmp_path: Path) -> None:
-    with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
-        worker = only_child(service.process.pid)
+    with (
+        running_service(service_environment(database_url), tmp_path / "output") as service,
+        ExitStack() as stack,
+    ):
+        worker = worker_pid(service.process.pid)
         os.kill(worker, signal.SIGSTOP)
         stack.callback(os.kill, worker, signal.SIGCONT)
         # One more than the queue has room for would wait for its SYN to be sent again.
         for _ in range(300):
-            stack.enter_context(connected(service))
+            stack.enter_context(connect(service))
 
 
 @pytest.mark.spec("process.connections")
 def test_newcomers_take_the_place_of_the_connection_that_waits_longest(
     database_url: URL, tmp_path: Path
 ) -> None:
-    environment = variables(database_url, GUNICORN_CMD_ARGS="--worker-connections 20")
-    with running(environment, tmp_path / "output") as service, ExitStack() as stack:
+    environment = service_environment(database_url, GUNICORN_CMD_ARGS="--worker-connections 20")
+    with running_service(environment, tmp_path / "output") as service, ExitStack() as stack:
         service.client.close()
-        idle = [stack.enter_context(connected(service)) for _ in range(40)]
-        said = exchange(service, LAST_REQUEST)
-        assert said.startswith("HTTP/1.1 200 ")
-        assert [answer(connection) for connection in idle[:20]] == [""] * 20
+        idle = [stack.enter_context(connect(service)) for _ in range(40)]
+        response = exchange(service, LAST_REQUEST)
+        assert response.startswith("HTTP/1.1 200 ")
+        assert [read_until_closed(connection) for connection in idle[:20]] == [""] * 20
         idle[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def stalled(service: Service, stack: ExitStack, receive_buffer: int = 4_096) -> socket.socket:
+def stalled_connection(service: Service, stack: ExitStack, receive_buffer: int = 4_096) -> socket.socket:
     """A connection with more answers than the kernel takes, none of which is read."""
     connection = stack.enter_context(socket.socket())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -331,15 +344,15 @@ def stalled(service: Service, stack: ExitStack, receive_buffer: int = 4_096) -> 
 def test_newcomers_take_the_place_of_a_connection_that_reads_nothing(
     database_url: URL, tmp_path: Path
 ) -> None:
-    environment = variables(database_url, GUNICORN_CMD_ARGS="--worker-connections 3")
-    with running(environment, tmp_path / "output") as service, ExitStack() as stack:
+    environment = service_environment(database_url, GUNICORN_CMD_ARGS="--worker-connections 3")
+    with running_service(environment, tmp_path / "output") as service, ExitStack() as stack:
         service.client.close()
-        worker = only_child(service.process.pid)
+        worker = worker_pid(service.process.pid)
         for _ in range(3):
-            stalled(service, stack)
+            stalled_connection(service, stack)
         wait_until(lambda: is_idle(worker), "the answers do not stall")
-        said = exchange(service, LAST_REQUEST)
-        assert said.startswith("HTTP/1.1 200 ")
+        response = exchange(service, LAST_REQUEST)
+        assert response.startswith("HTTP/1.1 200 ")
 
 
 def is_idle(process: int) -> bool:
@@ -357,35 +370,44 @@ def processor_time(process: int) -> list[str]:
 def test_an_answer_that_is_read_too_slowly_ends(service: Service) -> None:
     """32 KiB a second, with room for whole segments: the kernel's own limit does not apply."""
     with ExitStack() as stack:
-        connection = stalled(service, stack, receive_buffer=131_072)
-        began_at = time.monotonic()
+        connection = stalled_connection(service, stack, receive_buffer=131_072)
+        started_at = time.monotonic()
         pause = threading.Event()
         with suppress(ConnectionError):
             while established(service) and connection.recv(16_384):
-                assert time.monotonic() - began_at < 40
+                assert time.monotonic() - started_at < 40
                 pause.wait(0.5)
-        assert 15 < time.monotonic() - began_at < 35
+        assert 15 < time.monotonic() - started_at < 35
 
 
 @pytest.mark.spec("process.connections")
 def test_a_newcomer_is_refused_when_every_connection_is_being_served(
     database_url: URL, sql: Sql, tmp_path: Path
 ) -> None:
-    environment = variables(
+    environment = service_environment(
         database_url, GUNICORN_CMD_ARGS="--worker-connections 3", DB_STATEMENT_TIMEOUT="30"
     )
-    with running(environment, tmp_path / "output") as service, ThreadPoolExecutor() as threads:
+    with running_service(environment, tmp_path / "output") as service, ThreadPoolExecutor() as threads:
         owner = client_as(service.client, f"serving-{uuid.uuid4()}")
         task = owner.create()["id"]
         service.client.close()
-        change = head("PATCH", f"{TASKS}/{task}", "Content-Length: 13", "Content-Type: application/json",
-                      "Connection: close", user=owner.user_id) + '{"title":"x"}'  # fmt: skip
+        change = (
+            request_head(
+                "PATCH",
+                f"{TASKS}/{task}",
+                "Content-Length: 13",
+                "Content-Type: application/json",
+                "Connection: close",
+                user=owner.user_id,
+            )
+            + '{"title":"x"}'
+        )
         with Locked(database_url, task) as lock:
             served = [threads.submit(exchange, service, change) for _ in range(3)]
             lock.wait_for_waiters(sql, 3)
-            said = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert said.startswith("HTTP/1.1 503 ")
-            assert "Retry-After: 2" in said
+            response = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert response.startswith("HTTP/1.1 503 ")
+            assert "Retry-After: 2" in response
             lock.release()
         assert [each.result().split()[1] for each in served] == ["200"] * 3
 
@@ -395,34 +417,37 @@ def test_a_newcomer_is_refused_when_every_connection_is_being_served(
 def test_a_stop_does_not_wait_for_silent_connections(
     database_url: URL, tmp_path: Path, half: int, seconds: float
 ) -> None:
-    with running(variables(database_url), tmp_path / "output") as service, ExitStack() as stack:
+    with (
+        running_service(service_environment(database_url), tmp_path / "output") as service,
+        ExitStack() as stack,
+    ):
         service.client.close()
-        connections = [stack.enter_context(connected(service)) for _ in range(300)]
+        connections = [stack.enter_context(connect(service)) for _ in range(300)]
         for connection in connections[:half]:
-            half_sent(connection)
+            partial_request(connection)
         # Served after all of them, so that gunicorn has accepted them.
         exchange(service, LAST_REQUEST)
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(30) == 0
-        assert time.monotonic() - began_at < seconds
+        assert time.monotonic() - started_at < seconds
     assert '"level": "ERROR"' not in (tmp_path / "output").read_text()
 
 
 @pytest.mark.spec("process.stop.silent")
 def test_a_stop_with_a_hung_database_ends_by_the_deadline(database_url: URL, tmp_path: Path) -> None:
-    with wire(database_url) as line, ThreadPoolExecutor() as threads:
-        environment = variables(line.url, DB_CONNECT_TIMEOUT="1", DB_STATEMENT_TIMEOUT="1")
-        with running(environment, tmp_path / "output") as service:
+    with protocol_proxy(database_url) as proxy, ThreadPoolExecutor() as threads:
+        environment = service_environment(proxy.url, DB_CONNECT_TIMEOUT="1", DB_STATEMENT_TIMEOUT="1")
+        with running_service(environment, tmp_path / "output") as service:
             service.wait_for("/health/ready", 200)
-            line.silent = True
+            proxy.silent = True
             service.client.close()
-            waiting = threads.submit(exchange, service, head("GET", TASKS, "Connection: close"))
-            began_at = time.monotonic()
+            waiting = threads.submit(exchange, service, request_head("GET", TASKS, "Connection: close"))
+            started_at = time.monotonic()
             service.process.send_signal(signal.SIGTERM)
             assert waiting.result().startswith("HTTP/1.1 503 ")
             assert service.process.wait(30) == 0
-            assert time.monotonic() - began_at < 10
+            assert time.monotonic() - started_at < 10
 
 
 def test_a_gunicorn_without_what_the_limits_rely_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

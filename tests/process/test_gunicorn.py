@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import URL
 
 from tests.database.test_scope import Locked
-from tests.process.service import PATIENCE, Service, running, start, variables
-from tests.stage import ROOT, Sql
+from tests.environment import ROOT, Sql
+from tests.process.service import TIMEOUT_SECONDS, Service, running_service, service_environment, start
+from tests.protocol_proxy import protocol_proxy
 from tests.support import SECRET, TASKS, wait_until
-from tests.wire import wire
 from tools.postgres import free_port
 from tools.tokens import mint
 
@@ -32,7 +32,7 @@ def authorization(user_id: str) -> dict[str, str]:
 
 @pytest.mark.spec("process.settings")
 def test_wrong_settings_end_the_process_at_once(database_url: URL, tmp_path: Path) -> None:
-    environment = variables(
+    environment = service_environment(
         database_url, BETTER_AUTH_SECRET="tooshort", DB_POOL_SIZE="lots", CORS_ORIGINS="*"
     )
     for command in (["gunicorn", "main:app"], ["alembic", "upgrade", "head"]):
@@ -44,7 +44,7 @@ def test_wrong_settings_end_the_process_at_once(database_url: URL, tmp_path: Pat
             env=environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         assert ended.returncode == 1
@@ -65,12 +65,12 @@ def test_wrong_settings_end_the_process_at_once(database_url: URL, tmp_path: Pat
 def test_it_waits_for_the_database(database_url: URL, output: Path) -> None:
     port = free_port()
     absent = database_url.set(host="127.0.0.1", port=port)
-    with running(variables(absent), output) as service:
+    with running_service(service_environment(absent), output) as service:
         assert service.wait_for("/health/ready", 503).json()["type"] == "/problems/unavailable"
         response = service.client.get(TASKS, headers=authorization("somebody"))
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) >= 1
-        with wire(database_url, port):
+        with protocol_proxy(database_url, port):
             service.wait_for("/health/ready", 200)
             assert service.client.get(TASKS, headers=authorization("somebody")).status_code == 200
         service.wait_for("/health/ready", 503)
@@ -80,7 +80,7 @@ def test_it_waits_for_the_database(database_url: URL, output: Path) -> None:
 @pytest.mark.spec("process.stop")
 def test_a_request_in_flight_is_finished(database_url: URL, sql: Sql, output: Path) -> None:
     with (
-        running(variables(database_url, DB_STATEMENT_TIMEOUT="30"), output) as service,
+        running_service(service_environment(database_url, DB_STATEMENT_TIMEOUT="30"), output) as service,
         ThreadPoolExecutor() as threads,
     ):
         headers = authorization(f"stopped-{uuid.uuid4()}")
@@ -94,22 +94,22 @@ def test_a_request_in_flight_is_finished(database_url: URL, sql: Sql, output: Pa
             lock.release()
         response = change.result()
         assert (response.status_code, response.json()["title"]) == (200, "after")
-        assert service.process.wait(PATIENCE) == 0
+        assert service.process.wait(TIMEOUT_SECONDS) == 0
     assert sql("SELECT title FROM tasks WHERE id = %s", task["id"]) == [("after",)]
 
 
 @pytest.mark.spec("process.stop")
 def test_new_requests_are_answered_for_a_moment_after_the_stop(database_url: URL, output: Path) -> None:
     """From its start on, gunicorn looks once a second whether it has to stop: here half a second later."""
-    with running(variables(database_url), output) as service:
+    with running_service(service_environment(database_url), output) as service:
         service.client.close()
         time.sleep(0.5)
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert httpx2.get(service.client.base_url.join("/health/live")).status_code == 200
         wait_until_refused(int(str(service.client.base_url.port)))
-        assert time.monotonic() - began_at >= 1
-        assert service.process.wait(PATIENCE) == 0
+        assert time.monotonic() - started_at >= 1
+        assert service.process.wait(TIMEOUT_SECONDS) == 0
 
 
 def wait_until_refused(port: int) -> None:
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_to_holds_no_heartbeat(
     printed = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=variables(database_url),
+        env=service_environment(database_url),
         capture_output=True,
         text=True,
         check=True,
@@ -152,7 +152,7 @@ def test_a_worker_leaves_128_descriptors_for_other_things(
     printed = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=variables(database_url),
+        env=service_environment(database_url),
         capture_output=True,
         text=True,
         check=True,
@@ -162,12 +162,12 @@ def test_a_worker_leaves_128_descriptors_for_other_things(
 
 def test_the_application_is_built_once(database_url: URL) -> None:
     code = "import main; assert main.app is main.app"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables(database_url), check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=service_environment(database_url), check=True)
 
 
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_it_listens_on_ipv6(database_url: URL, output: Path, host: str) -> None:
-    environment = variables(database_url, HOST=host)
+    environment = service_environment(database_url, HOST=host)
     process = start([sys.executable, "-m", "gunicorn", "main:app"], environment, output)
     service = Service(process, f"http://[::1]:{environment['PORT']}", output)
     try:
@@ -181,7 +181,9 @@ def test_it_listens_on_ipv6(database_url: URL, output: Path, host: str) -> None:
 @pytest.mark.spec("process.logs", "http.head")
 def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
     user_id = f"logged-{uuid.uuid4()}"
-    with running(variables(database_url, GUNICORN_CMD_ARGS="--access-logfile -"), output) as service:
+    with running_service(
+        service_environment(database_url, GUNICORN_CMD_ARGS="--access-logfile -"), output
+    ) as service:
         created = service.client.post(TASKS, headers=authorization(user_id), json={"title": "x"}).json()
         path = f"{TASKS}/{created['id']}"
         service.client.get(path, headers={**authorization(user_id), "X-Request-ID": "mine"})
@@ -219,10 +221,12 @@ def test_nothing_secret_is_logged(database_url: URL, output: Path, sql: Sql) -> 
     bad = {"Authorization": f"Bearer {mint('another secret that nobody knows', user_id)}"}
     body = {"title": "mark-title", "description": "mark-description", "tags": ["mark-tag"]}
     port = free_port()
-    with running(variables(database_url.set(port=port), LOG_LEVEL="DEBUG"), output) as service:
+    with running_service(
+        service_environment(database_url.set(port=port), LOG_LEVEL="DEBUG"), output
+    ) as service:
         client = service.client
         client.post(TASKS, headers=good, json=body)
-        with wire(database_url, port):
+        with protocol_proxy(database_url, port):
             task = client.post(TASKS, headers=good, json=body).json()
             path = f"{TASKS}/{task['id']}"
             client.put(path, headers=good, json={**body, "mark-unknown": "mark-value"})

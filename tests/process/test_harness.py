@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.clone import PATIENCE, one_line, run, running_in, variables, wait_until_gone
+from tests.process.clone import (
+    TIMEOUT_SECONDS,
+    base_environment,
+    failure_message,
+    processes_in,
+    run,
+    wait_for_processes_to_exit,
+)
 from tests.support import wait_until
 from tools.postgres import TEMPORARY, UNPRIVILEGED_USER
 
-HOLD_A_SERVER = (
+HOLD_SERVER = (
     "import sys; from tools.postgres import temporary_server\n"
     "with temporary_server() as url: print(url, flush=True); sys.stdin.read()"
 )
@@ -22,23 +29,23 @@ FUZZ, FAULTS = ("tests.fuzz.live",), ("tests.faults",)
 TEST = ("pytest", "-p", "no:cacheprovider", "-n", "2", "tests/tasks")
 
 
-def by_terminal(process: subprocess.Popen[str]) -> None:
+def interrupt_from_terminal(process: subprocess.Popen[str]) -> None:
     """Ctrl-C reaches all that was started."""
     os.killpg(process.pid, signal.SIGINT)
 
 
-def from_outside(process: subprocess.Popen[str]) -> None:
+def terminate(process: subprocess.Popen[str]) -> None:
     process.terminate()
 
 
 @contextmanager
-def started(clone: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+def start_process(clone: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
     """Whatever it makes for a while is in `tmp` of the clone, and so is its own."""
     (clone / "tmp").mkdir(mode=0o755, exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=clone,
-        env=variables(TMPDIR=str(clone / "tmp")),
+        env=base_environment(TMPDIR=str(clone / "tmp")),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,36 +61,41 @@ def started(clone: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize(
     ("command", "interrupt"),
-    [(FUZZ, by_terminal), (FAULTS, by_terminal), (FAULTS, from_outside), (TEST, from_outside)],
+    [
+        (FUZZ, interrupt_from_terminal),
+        (FAULTS, interrupt_from_terminal),
+        (FAULTS, terminate),
+        (TEST, terminate),
+    ],
 )
 def test_an_interrupted_run_leaves_no_process(
     clone: Path, command: tuple[str, ...], interrupt: Callable[[subprocess.Popen[str]], None]
 ) -> None:
-    with started(clone, "-m", *command) as process:
+    with start_process(clone, "-m", *command) as process:
         # Deep in its work: a server runs, and something on it.
-        wait_until(lambda: len(running_in(clone)) > 8, "it never began")
+        wait_until(lambda: len(processes_in(clone)) > 8, "it never began")
         interrupt(process)
-        process.communicate(timeout=PATIENCE)
-        wait_until_gone(clone)
+        process.communicate(timeout=TIMEOUT_SECONDS)
+        wait_for_processes_to_exit(clone)
 
 
 def test_what_a_killed_run_left_is_ended_by_the_next(clone: Path) -> None:
-    with started(clone, "-c", HOLD_A_SERVER) as process:
+    with start_process(clone, "-c", HOLD_SERVER) as process:
         assert process.stdout
         assert process.stdout.readline().startswith("postgresql://")
         process.kill()
         process.wait()
-        assert running_in(clone)
-    with started(clone, "-c", HOLD_A_SERVER) as process:
-        process.communicate("", timeout=PATIENCE)
+        assert processes_in(clone)
+    with start_process(clone, "-c", HOLD_SERVER) as process:
+        process.communicate("", timeout=TIMEOUT_SECONDS)
         assert process.returncode == 0
-    wait_until_gone(clone)
+    wait_for_processes_to_exit(clone)
     assert list((clone / "tmp").glob(f"{TEMPORARY}*")) == []
 
 
 def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
     """After a crash of the machine it may be anybody's."""
-    with started(clone, "-c", HOLD_A_SERVER) as process:
+    with start_process(clone, "-c", HOLD_SERVER) as process:
         assert process.stdout
         process.stdout.readline()
         [pid_file] = (clone / "tmp").glob(f"{TEMPORARY}*/postgres/data/postmaster.pid")
@@ -94,8 +106,8 @@ def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
     bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=user)
     try:
         pid_file.write_text(f"{bystander.pid}\n{lines}")
-        with started(clone, "-c", HOLD_A_SERVER) as process:
-            process.communicate("", timeout=PATIENCE)
+        with start_process(clone, "-c", HOLD_SERVER) as process:
+            process.communicate("", timeout=TIMEOUT_SECONDS)
             assert process.returncode == 0
         assert bystander.poll() is None
     finally:
@@ -104,14 +116,19 @@ def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
 
 def test_bad_input_is_one_clear_line(clone: Path) -> None:
     for budget in ("soon", "0"):
-        assert one_line(clone, "tests.fuzz.live", BUDGET=budget).startswith("BUDGET is a number of seconds")
-    assert one_line(clone, "tests.faults", ONLY="no such fault").startswith("No fault has this in its name")
+        assert failure_message(clone, "tests.fuzz.live", BUDGET=budget).startswith(
+            "BUDGET is a number of seconds"
+        )
+    assert failure_message(clone, "tests.faults", ONLY="no such fault").startswith(
+        "No fault has this in its name"
+    )
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
 def test_a_skipped_test_has_failed_in_ci(clone: Path, ci: str, status: int) -> None:
     (clone / "tests/test_absent.py").write_text(
-        "from tests.stage import require\n\n\ndef test_it() -> None:\n    require('no-such-program')\n"
+        "from tests.environment import require_program\n\n\ndef test_it() -> None:\n"
+        "    require_program('no-such-program')\n"
     )
     ended = run(clone, "pytest", "-q", "tests/test_absent.py", CI=ci)
     assert ended.returncode == status

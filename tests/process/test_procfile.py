@@ -21,13 +21,13 @@ from sqlalchemy import URL
 
 import db
 from tests.database.test_scope import Locked
+from tests.environment import ROOT, Sql, libpq_url
 from tests.operations import OPERATIONS
 from tests.pooler import SERVER_CONNECTIONS
 from tests.process.clone import NOT_CLONED
 from tests.process.load import Exchange, load
-from tests.process.service import PATIENCE, Service, start, variables
+from tests.process.service import TIMEOUT_SECONDS, Service, service_environment, start
 from tests.process.test_gunicorn import wait_until_refused
-from tests.stage import ROOT, Sql, libpq
 from tests.support import Caller, client_as, ok, wait_until
 
 NEXT_REVISION = f"{int(db.SCHEMA_REVISION) + 1:04}"
@@ -50,21 +50,21 @@ STILL_LISTENING = 0.5
 """Seconds after SIGTERM: half of what gunicorn.conf.py gives, for a machine that is busy."""
 
 
-def postgres(url: URL) -> str:
+def heroku_url(url: URL) -> str:
     """The URL as Heroku writes it."""
-    return libpq(url).replace("postgresql://", "postgres://", 1)
+    return libpq_url(url).replace("postgresql://", "postgres://", 1)
 
 
 @pytest.fixture
-def dyno(empty_database: URL, pooler_url: URL) -> dict[str, str]:
+def platform_environment(empty_database: URL, pooler_url: URL) -> dict[str, str]:
     """The environment that a platform gives, with a new database."""
     pooled = pooler_url.set(database=empty_database.database)
-    return variables(
+    return service_environment(
         pooled,
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         PYTHONUNBUFFERED="1",
-        DATABASE_URL=postgres(pooled),
-        DATABASE_URL_UNPOOLED=postgres(empty_database),
+        DATABASE_URL=heroku_url(pooled),
+        DATABASE_URL_UNPOOLED=heroku_url(empty_database),
         WEB_CONCURRENCY="2",
         FORWARDED_ALLOW_IPS="*",
         GUNICORN_CMD_ARGS="--access-logfile -",
@@ -84,9 +84,15 @@ def honcho(process: str) -> list[str]:
     return [sys.executable, "-m", "honcho", *options, "start", process]
 
 
-def release(dyno: dict[str, str], code: Path = ROOT) -> None:
+def release(platform_environment: dict[str, str], code: Path = ROOT) -> None:
     done = subprocess.run(
-        honcho("release"), cwd=code, env=dyno, capture_output=True, text=True, timeout=PATIENCE, check=False
+        honcho("release"),
+        cwd=code,
+        env=platform_environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -100,14 +106,14 @@ class Web(Service):
         assert found, self.output.read_text()
         return int(found[1])
 
-    def said(self, words: str) -> int:
+    def count_in_log(self, words: str) -> int:
         """How often it said so in its log."""
         return self.output.read_text().count(words)
 
-    def faults(self) -> list[str]:
+    def unexpected_lines(self) -> list[str]:
         """Lines that say more than that all went well, such as that a connection was cut off."""
         lines = self.output.read_text().splitlines()
-        assert self.said("Shutting down: Master")
+        assert self.count_in_log("Shutting down: Master")
         return [line for line in lines if "web.1  |" in line and '"level": "INFO"' not in line]
 
     def signal(self, number: signal.Signals) -> None:
@@ -116,9 +122,9 @@ class Web(Service):
 
 
 @contextmanager
-def web(dyno: dict[str, str], output: Path, *, ready: bool = True) -> Iterator[Web]:
-    process = start(honcho("web"), dyno, output)
-    service = Web(process, f"http://127.0.0.1:{dyno['PORT']}", output)
+def web(platform_environment: dict[str, str], output: Path, *, ready: bool = True) -> Iterator[Web]:
+    process = start(honcho("web"), platform_environment, output)
+    service = Web(process, f"http://127.0.0.1:{platform_environment['PORT']}", output)
     try:
         if ready:
             service.wait_for("/health/ready", 200)
@@ -128,37 +134,41 @@ def web(dyno: dict[str, str], output: Path, *, ready: bool = True) -> Iterator[W
         with suppress(ProcessLookupError):
             service.signal(signal.SIGKILL)
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT_SECONDS)
 
 
 @pytest.mark.spec("process.stop", "schema.url")
 @pytest.mark.parametrize("held", [1, SERVER_CONNECTIONS], ids=["some wait", "all wait"])
 def test_a_stop_under_load_loses_no_request(
-    dyno: dict[str, str], empty_database: URL, sql: Sql, tmp_path: Path, held: int
+    platform_environment: dict[str, str], empty_database: URL, sql: Sql, tmp_path: Path, held: int
 ) -> None:
     """Requests are held by locks; where these hold the whole pool, every client's is in flight."""
-    dyno["DB_STATEMENT_TIMEOUT"] = str(PATIENCE)
-    release(dyno)
-    with web(dyno, tmp_path / "output") as service, ThreadPoolExecutor() as threads, ExitStack() as stack:
+    platform_environment["DB_STATEMENT_TIMEOUT"] = str(TIMEOUT_SECONDS)
+    release(platform_environment)
+    with (
+        web(platform_environment, tmp_path / "output") as service,
+        ThreadPoolExecutor() as threads,
+        ExitStack() as stack,
+    ):
         slow = client_as(service.client, f"slow-{uuid.uuid4()}")
         tasks = [slow.create()["id"] for _ in range(held)]
         locks = [stack.enter_context(Locked(empty_database, task)) for task in tasks]
-        clients = stack.enter_context(load(int(dyno["PORT"])))
-        clients.wait_for_more()
+        clients = stack.enter_context(load(int(platform_environment["PORT"])))
+        clients.wait_for_responses()
         changes = [threads.submit(slow.patch, task, {"title": "after"}) for task in tasks]
         for lock in locks:
             lock.wait_for_waiter(sql)
         if held == SERVER_CONNECTIONS:
-            clients.wait_until_all_wait()
+            clients.wait_until_all_pending()
         stopped_at = time.monotonic()
         service.signal(signal.SIGTERM)
-        wait_until_refused(int(dyno["PORT"]))
+        wait_until_refused(int(platform_environment["PORT"]))
         for lock in locks:
             lock.release()
-        clients.wait_for_the_end()
+        clients.join()
         assert [ok(change.result())["title"] for change in changes] == ["after"] * held
-        service.process.wait(PATIENCE)
-        assert service.faults() == []
+        service.process.wait(TIMEOUT_SECONDS)
+        assert service.unexpected_lines() == []
     assert_nothing_lost(clients.exchanges, stopped_at)
     created = {each.task for each in clients.exchanges if each.task}
     assert created <= {row[0] for row in sql("SELECT id::text FROM tasks")}
@@ -182,15 +192,15 @@ def next_version(tmp_path: Path) -> Path:
 
 @pytest.mark.spec("schema.revision")
 def test_the_next_release_runs_while_this_version_serves(
-    dyno: dict[str, str], sql: Sql, next_version: Path, tmp_path: Path
+    platform_environment: dict[str, str], sql: Sql, next_version: Path, tmp_path: Path
 ) -> None:
-    release(dyno)
-    with web(dyno, tmp_path / "output") as service:
-        with load(int(dyno["PORT"])) as clients:
-            clients.wait_for_more()
-            release(dyno, next_version)
+    release(platform_environment)
+    with web(platform_environment, tmp_path / "output") as service:
+        with load(int(platform_environment["PORT"])) as clients:
+            clients.wait_for_responses()
+            release(platform_environment, next_version)
             assert sql("SELECT version_num FROM alembic_version") == [(NEXT_REVISION,)]
-            clients.wait_for_more()
+            clients.wait_for_responses()
         # A statement that waited longer than DB_STATEMENT_TIMEOUT would have got 503.
         assert {each.status for each in clients.exchanges} == {200, 201}
         service.wait_for("/health/ready", 200)
@@ -203,29 +213,35 @@ def assert_every_operation_works(caller: Caller) -> None:
 
 
 @pytest.mark.spec("schema.migrations.owner")
-def test_a_release_that_knows_only_the_pooler_works_too(dyno: dict[str, str], sql: Sql) -> None:
-    del dyno["DATABASE_URL_UNPOOLED"]
-    release(dyno)
+def test_a_release_that_knows_only_the_pooler_works_too(
+    platform_environment: dict[str, str], sql: Sql
+) -> None:
+    del platform_environment["DATABASE_URL_UNPOOLED"]
+    release(platform_environment)
     assert sql("SELECT version_num FROM alembic_version") == [(db.SCHEMA_REVISION,)]
 
 
-def test_an_interrupted_run_leaves_no_web_process_behind(dyno: dict[str, str], tmp_path: Path) -> None:
-    release(dyno)
-    with web(dyno, tmp_path / "output") as service:
+def test_an_interrupted_run_leaves_no_web_process_behind(
+    platform_environment: dict[str, str], tmp_path: Path
+) -> None:
+    release(platform_environment)
+    with web(platform_environment, tmp_path / "output") as service:
         group = service.group
         service.client.close()
         service.process.terminate()
-        wait_until_refused(int(dyno["PORT"]))
-        service.process.wait(PATIENCE)
+        wait_until_refused(int(platform_environment["PORT"]))
+        service.process.wait(TIMEOUT_SECONDS)
         wait_until(lambda: not Path(f"/proc/{group}").exists(), "gunicorn goes on running")
 
 
 @pytest.mark.spec("process.stop")
-def test_a_worker_that_is_starting_heeds_the_stop(dyno: dict[str, str], tmp_path: Path) -> None:
-    release(dyno)
-    with web(dyno, tmp_path / "output", ready=False) as service:
-        wait_until(lambda: service.said("Booting worker") == 2, "no worker starts")
+def test_a_worker_that_is_starting_heeds_the_stop(
+    platform_environment: dict[str, str], tmp_path: Path
+) -> None:
+    release(platform_environment)
+    with web(platform_environment, tmp_path / "output", ready=False) as service:
+        wait_until(lambda: service.count_in_log("Booting worker") == 2, "no worker starts")
         service.signal(signal.SIGTERM)
-        service.process.wait(PATIENCE)
+        service.process.wait(TIMEOUT_SECONDS)
         # One that is killed in the end says nothing.
-        assert service.said("Worker exiting") == 2
+        assert service.count_in_log("Worker exiting") == 2

@@ -18,16 +18,23 @@ import httpx2
 import jwt
 import pytest
 
-from tests.process.clone import PATIENCE, one_line, run, running_in, variables, wait_until_gone
+from tests.environment import ROOT
+from tests.process.clone import (
+    TIMEOUT_SECONDS,
+    base_environment,
+    failure_message,
+    processes_in,
+    run,
+    wait_for_processes_to_exit,
+)
 from tests.process.test_gunicorn import wait_until_refused
-from tests.stage import ROOT
 from tests.support import SECRET, TASKS
 from tools.postgres import free_port
 
 
 @contextmanager
 def make_run(clone: Path, **changes: str) -> Iterator[subprocess.Popen[str]]:
-    environment = variables(PORT=str(free_port()), **changes)
+    environment = base_environment(PORT=str(free_port()), **changes)
     command = [sys.executable, "-m", "tools.serve"]
     process = subprocess.Popen(
         command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -51,7 +58,7 @@ def printed_curl(process: subprocess.Popen[str]) -> list[str]:
     raise AssertionError("no curl was printed")
 
 
-def follow(curl: list[str]) -> httpx2.Response:
+def run_curl(curl: list[str]) -> httpx2.Response:
     """Do what the printed curl does."""
     assert curl[:2] == ["curl", "-i"]
     url, options = curl[2], dict(zip(curl[3::2], curl[4::2], strict=True))
@@ -62,11 +69,11 @@ def follow(curl: list[str]) -> httpx2.Response:
 def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -> None:
     with make_run(clone) as process:
         curl = printed_curl(process)
-        created = follow(curl)
+        created = run_curl(curl)
         assert created.status_code == 201
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(PATIENCE) == 0
-    wait_until_gone(clone)
+        assert process.wait(TIMEOUT_SECONDS) == 0
+    wait_for_processes_to_exit(clone)
     assert (clone / ".env").stat().st_mode & 0o777 == 0o600
     with make_run(clone) as process:
         again = printed_curl(process)
@@ -77,17 +84,17 @@ def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -
         found = httpx2.get(f"{base_url}{created.headers['location']}", headers=authorization)
         assert (found.status_code, found.json()) == (200, created.json())
         process.send_signal(signal.SIGHUP)
-        assert process.wait(PATIENCE) == 0
-    wait_until_gone(clone)
+        assert process.wait(TIMEOUT_SECONDS) == 0
+    wait_for_processes_to_exit(clone)
 
 
 def test_a_killed_run_leaves_no_web_process_and_a_server_that_the_next_one_stops(clone: Path) -> None:
     with make_run(clone) as process:
         curl = printed_curl(process)
-        created = follow(curl)
+        created = run_curl(curl)
         process.kill()
         wait_until_refused(urlsplit(curl[2]).port or 0)
-    assert running_in(clone)
+    assert processes_in(clone)
     with make_run(clone) as process:
         curl = printed_curl(process)
         authorization = {
@@ -95,14 +102,14 @@ def test_a_killed_run_leaves_no_web_process_and_a_server_that_the_next_one_stops
         }
         assert httpx2.get(curl[2], headers=authorization).json() == [created.json()]
         process.terminate()
-        process.wait(PATIENCE)
-    wait_until_gone(clone)
+        process.wait(TIMEOUT_SECONDS)
+    wait_for_processes_to_exit(clone)
 
 
 def test_a_port_in_use_is_one_clear_line(clone: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        line = one_line(clone, "tools.serve", PORT=port)
+        line = failure_message(clone, "tools.serve", PORT=port)
     assert (
         line
         == f"Cannot listen on 127.0.0.1:{port}: Address already in use. Try: make run PORT={int(port) + 1}"
@@ -125,22 +132,26 @@ def test_wrong_settings_are_all_named_before_anything_is_started(clone: Path) ->
 )
 def test_a_database_that_is_not_there_is_one_clear_line(clone: Path, url: str) -> None:
     for command in (["alembic", "upgrade", "head"], ["tools.serve"]):
-        line = one_line(clone, *command, DATABASE_URL=url, BETTER_AUTH_SECRET=SECRET, PORT=str(free_port()))
+        line = failure_message(
+            clone, *command, DATABASE_URL=url, BETTER_AUTH_SECRET=SECRET, PORT=str(free_port())
+        )
         assert line.startswith("Cannot reach the database: ")
         assert "hunter2" not in line
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(clone: Path) -> None:
     (clone / ".data").write_text("")
-    assert one_line(clone, "tools.serve", PORT=str(free_port())).startswith("Cannot write to ")
+    assert failure_message(clone, "tools.serve", PORT=str(free_port())).startswith("Cannot write to ")
 
 
 def test_two_runs_on_the_same_data_are_one_clear_line(clone: Path) -> None:
     with make_run(clone) as process:
         printed_curl(process)
-        assert one_line(clone, "tools.serve", PORT=str(free_port())).startswith("Another run is using ")
+        assert failure_message(clone, "tools.serve", PORT=str(free_port())).startswith(
+            "Another run is using "
+        )
         process.terminate()
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT_SECONDS) == 0
 
 
 def test_an_old_python_is_one_clear_line(clone: Path) -> None:
@@ -150,7 +161,7 @@ def test_an_old_python_is_one_clear_line(clone: Path) -> None:
     ended = subprocess.run(
         ["make", "test", f"PYTHON={old}"],
         cwd=clone,
-        env=variables(),
+        env=base_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -165,7 +176,7 @@ def test_a_token_is_printed(clone: Path) -> None:
     (clone / ".env").write_text(f"BETTER_AUTH_SECRET='{SECRET}'\nJWT_AUDIENCE=tasks\n")
     command = [sys.executable, "-m", "tools.tokens", "some user"]
     printed = subprocess.run(
-        command, cwd=clone, env=variables(), capture_output=True, text=True, check=True
+        command, cwd=clone, env=base_environment(), capture_output=True, text=True, check=True
     ).stdout
     assert re.fullmatch(r"[\w.-]+\n", printed)
     claims = jwt.decode(printed.strip(), SECRET, ["HS256"], audience="tasks")
@@ -176,7 +187,7 @@ def test_a_token_is_printed(clone: Path) -> None:
 @pytest.mark.spec("process.token")
 def test_a_subject_may_have_quotes(clone: Path) -> None:
     make = ["make", "-s", "token", 'SUB=o\'brien "x"', f"BIN={Path(sys.executable).parent}", "INSTALLED="]
-    environment = variables(BETTER_AUTH_SECRET=SECRET)
+    environment = base_environment(BETTER_AUTH_SECRET=SECRET)
     printed = subprocess.run(
         make, cwd=clone, env=environment, capture_output=True, text=True, check=True
     ).stdout
@@ -185,14 +196,14 @@ def test_a_subject_may_have_quotes(clone: Path) -> None:
 
 @pytest.mark.spec("process.token")
 def test_without_a_secret_there_is_no_token(clone: Path) -> None:
-    line = one_line(clone, "tools.tokens", "somebody", BETTER_AUTH_URL="https://app.example.com")
+    line = failure_message(clone, "tools.tokens", "somebody", BETTER_AUTH_URL="https://app.example.com")
     assert line.startswith("Tokens can be made only with BETTER_AUTH_SECRET")
-    assert one_line(clone, "tools.tokens").startswith("Say for whom")
+    assert failure_message(clone, "tools.tokens").startswith("Say for whom")
 
 
 def test_make_lists_its_targets() -> None:
     listed = subprocess.run(
-        ["make"], cwd=ROOT, env=variables(), capture_output=True, text=True, check=True
+        ["make"], cwd=ROOT, env=base_environment(), capture_output=True, text=True, check=True
     ).stdout
     names = [line.split()[0] for line in listed.splitlines()]
     assert names == [
@@ -214,7 +225,7 @@ def test_make_lists_its_targets() -> None:
 
 
 def test_the_committed_contract_is_what_make_openapi_writes(clone: Path) -> None:
-    subprocess.run([sys.executable, "-m", "tools.openapi"], cwd=clone, env=variables(), check=True)
+    subprocess.run([sys.executable, "-m", "tools.openapi"], cwd=clone, env=base_environment(), check=True)
     assert json.loads((clone / "specs/openapi.json").read_text()) == json.loads(
         (ROOT / "specs/openapi.json").read_text()
     )

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from sqlalchemy import URL
 
 from tests.process.otlp import Collector, attributes, collector
-from tests.process.service import Service, running, variables
+from tests.process.service import Service, running_service, service_environment
 from tests.support import SECRET, TASKS
 from tools.postgres import free_port
 from tools.tokens import mint
@@ -26,9 +26,9 @@ def collected() -> Iterator[Collector]:
         yield received
 
 
-def traced(database: URL, collected: Collector, **changes: str) -> dict[str, str]:
+def tracing_environment(database: URL, collected: Collector, **changes: str) -> dict[str, str]:
     """What the README says to set."""
-    return variables(
+    return service_environment(
         database,
         OTEL_EXPORTER_OTLP_ENDPOINT=collected.endpoint,
         OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20mark-collector",
@@ -37,12 +37,12 @@ def traced(database: URL, collected: Collector, **changes: str) -> dict[str, str
     )
 
 
-def request_line(service: Service) -> dict[str, object]:
+def request_log_line(service: Service) -> dict[str, object]:
     [line] = [line for line in service.lines() if line.get("route") == TASKS]
     return line
 
 
-def by_name(collected: Collector) -> dict[str, Span]:
+def spans_by_name(collected: Collector) -> dict[str, Span]:
     return {span.name: span for span in collected.spans() if "health" not in span.name}
 
 
@@ -51,11 +51,11 @@ def test_a_request_is_traced_from_its_caller_to_its_statement(
     database_url: URL, collected: Collector, tmp_path: Path
 ) -> None:
     headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}", "traceparent": TRACEPARENT}
-    with running(traced(database_url, collected), tmp_path / "output") as service:
+    with running_service(tracing_environment(database_url, collected), tmp_path / "output") as service:
         response = service.client.get(TASKS, headers=headers)
         assert response.status_code == 200
         service.stop()
-    spans = by_name(collected)
+    spans = spans_by_name(collected)
     assert spans.keys() == {f"GET {TASKS}", "wait for a connection", "list_tasks"}
     request, wait, statement = spans[f"GET {TASKS}"], spans["wait for a connection"], spans["list_tasks"]
 
@@ -79,7 +79,7 @@ def test_a_request_is_traced_from_its_caller_to_its_statement(
         "db.system.name": "postgresql",
         "db.query.summary": "list_tasks",
     }
-    line = request_line(service)
+    line = request_log_line(service)
     assert line["trace_id"] == CALLER_TRACE
     assert line["span_id"] == request.span_id.hex()
     assert collected.paths() == {"/v1/traces", "/v1/metrics"}
@@ -96,7 +96,7 @@ def test_nothing_of_a_request_but_its_route_reaches_the_collector(
         "User-Agent": "mark",
         "baggage": "mark=mark",
     }
-    with running(traced(database_url, collected), tmp_path / "output") as service:
+    with running_service(tracing_environment(database_url, collected), tmp_path / "output") as service:
         send = service.client.request
         body = {"title": "mark-title", "description": "mark-description", "tags": ["mark-tag"]}
         created = send("POST", f"{TASKS}?mark=mark", json=body, headers=headers)
@@ -121,11 +121,11 @@ def test_a_database_that_is_away_fails_the_wait(
     collected: Collector, database_url: URL, tmp_path: Path
 ) -> None:
     absent = database_url.set(host="127.0.0.1", port=free_port())
-    with running(traced(absent, collected), tmp_path / "output") as service:
+    with running_service(tracing_environment(absent, collected), tmp_path / "output") as service:
         response = service.client.get(TASKS, headers={"Authorization": f"Bearer {mint(SECRET, 'somebody')}"})
         assert response.status_code == 503
         service.stop()
-    spans = by_name(collected)
+    spans = spans_by_name(collected)
     assert spans.keys() == {f"GET {TASKS}", "wait for a connection"}
     wait = spans["wait for a connection"]
     assert wait.status.code == Status.STATUS_CODE_ERROR
@@ -139,38 +139,38 @@ def test_a_database_that_is_away_fails_the_wait(
 def test_it_is_off_without_an_endpoint_or_when_disabled(
     database_url: URL, collected: Collector, tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    environment = traced(database_url, collected) | changes
+    environment = tracing_environment(database_url, collected) | changes
     headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}", "traceparent": TRACEPARENT}
-    with running(environment, tmp_path / "output") as service:
+    with running_service(environment, tmp_path / "output") as service:
         response = service.client.get(TASKS, headers=headers)
         service.stop()
     assert re.fullmatch(r"db;dur=\d+\.\d, wait;dur=\d+\.\d", response.headers["server-timing"])
     assert collected.payloads == []
-    assert "trace_id" not in request_line(service)
+    assert "trace_id" not in request_log_line(service)
 
 
 @pytest.mark.spec("process.tracing")
 def test_a_trace_does_not_continue_its_caller_s_without_propagators(
     database_url: URL, collected: Collector, tmp_path: Path
 ) -> None:
-    environment = traced(database_url, collected, OTEL_PROPAGATORS="none")
+    environment = tracing_environment(database_url, collected, OTEL_PROPAGATORS="none")
     headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}", "traceparent": TRACEPARENT}
-    with running(environment, tmp_path / "output") as service:
+    with running_service(environment, tmp_path / "output") as service:
         assert service.client.get(TASKS, headers=headers).status_code == 200
         service.stop()
-    request = by_name(collected)[f"GET {TASKS}"]
+    request = spans_by_name(collected)[f"GET {TASKS}"]
     assert not request.parent_span_id
     assert request.trace_id.hex() != CALLER_TRACE
 
 
 @pytest.mark.spec("process.tracing", "process.logs.secrets")
 def test_it_stops_in_time_while_the_collector_is_away(database_url: URL, tmp_path: Path) -> None:
-    environment = variables(
+    environment = service_environment(
         database_url,
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",
         OTEL_EXPORTER_OTLP_HEADERS="mark-collector",
     )
-    with running(environment, tmp_path / "output") as service:
+    with running_service(environment, tmp_path / "output") as service:
         started = time.monotonic()
         service.stop()
         assert time.monotonic() - started < 20
@@ -181,7 +181,9 @@ def test_it_stops_in_time_while_the_collector_is_away(database_url: URL, tmp_pat
 def test_a_collector_that_is_away_delays_no_request(database_url: URL, tmp_path: Path) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}"}
-    with running(variables(database_url, OTEL_EXPORTER_OTLP_ENDPOINT=away), tmp_path / "output") as service:
+    with running_service(
+        service_environment(database_url, OTEL_EXPORTER_OTLP_ENDPOINT=away), tmp_path / "output"
+    ) as service:
         assert service.client.get(TASKS, headers=headers).status_code == 200
         started = time.monotonic()
         assert service.client.get(TASKS, headers=headers).status_code == 200

@@ -6,7 +6,7 @@ import pytest
 
 from tests.factories import full_task, new_task
 from tests.spec_tables import task_defaults
-from tests.support import Caller, ok, places
+from tests.support import Caller, error_locations, ok
 
 
 @pytest.mark.spec("tasks.create.created")
@@ -40,7 +40,7 @@ def test_every_field_is_stored(owner: Caller) -> None:
 
 @pytest.mark.spec("tasks.create.title-required")
 def test_it_needs_a_title(owner: Caller) -> None:
-    assert places(owner.post({})) == {"/title"}
+    assert error_locations(owner.post({})) == {"/title"}
     assert owner.ids() == []
 
 
@@ -62,5 +62,5 @@ def test_ids_are_uuids_of_version_7(owner: Caller) -> None:
 @pytest.mark.parametrize("name", ["user_id", "id", "version", "created_at", "deleted_at", "completed_at"])
 def test_what_the_service_writes_cannot_be_given(owner: Caller, stranger: Caller, name: str) -> None:
     response = owner.post({**new_task(), name: stranger.user_id})
-    assert places(response) == {""}
+    assert error_locations(response) == {""}
     assert owner.ids() == stranger.ids() == []

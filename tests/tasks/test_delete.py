@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.environment import Sql
 from tests.factories import new_task
-from tests.stage import Sql
 from tests.support import TASKS, Caller, assert_problem
 
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 from httpx2 import Response
 
+from tests.environment import Sql
 from tests.factories import full_task, new_task
 from tests.spec_tables import task_fields
-from tests.stage import Sql
-from tests.support import Caller, ok, places
+from tests.support import Caller, error_locations, ok
 
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2005\u200a\u2028\u2029\u202f\u205f\u3000"
 LONGEST_TITLE = "𝒯" * 200
@@ -61,7 +61,7 @@ def test_white_space_around_a_title_is_cut_off(owner: Caller, write: Write) -> N
 @pytest.mark.spec("task.title")
 @pytest.mark.parametrize("title", ["", WHITE_SPACE, LONGEST_TITLE + "x"])
 def test_a_title_of_another_length_is_refused(owner: Caller, write: Write, title: str) -> None:
-    assert places(write(owner, {"title": title})) == {"/title"}
+    assert error_locations(write(owner, {"title": title})) == {"/title"}
 
 
 @pytest.mark.spec("task.description")
@@ -72,7 +72,7 @@ def test_a_description_is_kept_as_sent(owner: Caller, write: Write, description:
 
 @pytest.mark.spec("task.description")
 def test_a_longer_description_is_refused(owner: Caller, write: Write) -> None:
-    assert places(write(owner, {"description": "x" * 5001})) == {"/description"}
+    assert error_locations(write(owner, {"description": "x" * 5001})) == {"/description"}
 
 
 @pytest.mark.spec("task.priority")
@@ -84,7 +84,7 @@ def test_a_priority_is_kept(owner: Caller, write: Write, priority: str) -> None:
 @pytest.mark.spec("task.priority")
 @pytest.mark.parametrize("priority", ["", "HIGH", "urgent", 1])
 def test_another_priority_is_refused(owner: Caller, write: Write, priority: object) -> None:
-    assert places(write(owner, {"priority": priority})) == {"/priority"}
+    assert error_locations(write(owner, {"priority": priority})) == {"/priority"}
 
 
 @pytest.mark.spec("task.due-at")
@@ -132,7 +132,7 @@ def test_a_due_date_is_answered_in_utc(owner: Caller, write: Write, sent: str, k
     ],
 )
 def test_another_due_date_is_refused(owner: Caller, write: Write, due_at: object) -> None:
-    assert places(write(owner, {"due_at": due_at})) == {"/due_at"}
+    assert error_locations(write(owner, {"due_at": due_at})) == {"/due_at"}
 
 
 @pytest.mark.spec("task.tags")
@@ -146,7 +146,7 @@ def test_tags_are_kept_in_their_order(owner: Caller, write: Write, tags: list[st
 
 @pytest.mark.spec("task.tags")
 @pytest.mark.parametrize(
-    ("tags", "place"),
+    ("tags", "location"),
     [
         (["a", "a"], "/tags"),
         ([f"tag {i}" for i in range(21)], "/tags"),
@@ -158,8 +158,8 @@ def test_tags_are_kept_in_their_order(owner: Caller, write: Write, tags: list[st
         ({"a": 1}, "/tags"),
     ],
 )
-def test_other_tags_are_refused(owner: Caller, write: Write, tags: object, place: str) -> None:
-    assert places(write(owner, {"tags": tags})) == {place}
+def test_other_tags_are_refused(owner: Caller, write: Write, tags: object, location: str) -> None:
+    assert error_locations(write(owner, {"tags": tags})) == {location}
 
 
 @pytest.mark.spec("task.strict")
@@ -177,26 +177,26 @@ def test_other_tags_are_refused(owner: Caller, write: Write, tags: object, place
     ],
 )
 def test_values_are_not_converted(owner: Caller, write: Write, name: str, value: object) -> None:
-    assert places(write(owner, {name: value})) == {f"/{name}"}
+    assert error_locations(write(owner, {name: value})) == {f"/{name}"}
 
 
 @pytest.mark.spec("task.null")
 @pytest.mark.parametrize("name", ["title", "completed", "priority", "tags"])
 def test_null_is_refused_where_it_has_no_meaning(owner: Caller, write: Write, name: str) -> None:
-    assert places(write(owner, {name: None})) == {f"/{name}"}
+    assert error_locations(write(owner, {name: None})) == {f"/{name}"}
 
 
 @pytest.mark.spec("task.unknown-fields", "problems.errors")
 @pytest.mark.parametrize("name", ["done", "Title", "user_id", "version", "", "__class__"])
 def test_an_unknown_field_is_refused_and_not_repeated(owner: Caller, write: Write, name: str) -> None:
-    assert places(write(owner, {name: "x", "title": "y"})) == {""}
+    assert error_locations(write(owner, {name: "x", "title": "y"})) == {""}
 
 
 @pytest.mark.spec("task.text")
 @pytest.mark.parametrize(("name", "value"), [("title", "a\0b"), ("description", "\0"), ("tags", ["a\0"])])
 def test_text_with_a_nul_is_refused(owner: Caller, write: Write, name: str, value: object) -> None:
-    place = "/tags/0" if name == "tags" else f"/{name}"
-    assert places(write(owner, {name: value})) == {place}
+    location = "/tags/0" if name == "tags" else f"/{name}"
+    assert error_locations(write(owner, {name: value})) == {location}
 
 
 @pytest.mark.spec("task.completed-at")
@@ -247,5 +247,5 @@ def test_timestamps_are_utc_and_true(owner: Caller, sql: Sql) -> None:
 @pytest.mark.spec("task.strict")
 def test_numbers_of_any_size_are_only_refused(owner: Caller, write: Write) -> None:
     huge = json.loads("1" + "0" * 4000)
-    assert places(write(owner, {"title": huge})) == {"/title"}
-    assert places(write(owner, {"completed": 1e308})) == {"/completed"}
+    assert error_locations(write(owner, {"title": huge})) == {"/title"}
+    assert error_locations(write(owner, {"completed": 1e308})) == {"/completed"}

@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from tests.operations import ID, ON_ONE_TASK, Operation, each
-from tests.support import TASKS, Caller, assert_problem, places
+from tests.support import TASKS, Caller, assert_problem, error_locations
 
 NOT_CANONICAL = [
     "1",
@@ -40,7 +40,7 @@ def test_ids_are_found_in_either_case(owner: Caller) -> None:
 @each(ON_ONE_TASK)
 @pytest.mark.parametrize("task_id", NOT_CANONICAL)
 def test_another_form_of_id_is_refused(owner: Caller, operation: Operation, task_id: str) -> None:
-    assert places(operation.send(owner, task_id)) == {"task_id"}
+    assert error_locations(operation.send(owner, task_id)) == {"task_id"}
 
 
 @pytest.mark.spec("tasks.not-found")

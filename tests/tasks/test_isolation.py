@@ -9,9 +9,9 @@ from sqlalchemy import URL
 from starlette.testclient import TestClient
 
 from tests.conftest import Route, Serve
+from tests.environment import Sql, libpq_url
 from tests.factories import full_task, new_task
 from tests.operations import ON_ONE_TASK
-from tests.stage import Sql, libpq
 from tests.support import TASKS, Caller, client_as, ok
 
 Attack = Callable[[Caller, str], Response]
@@ -105,7 +105,7 @@ def unguarded(serve: Serve, migrated: URL, route: Route) -> TestClient:
     sql = Sql(migrated)
     sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
     sql.close()
-    return serve(database_url=libpq(route(migrated)))
+    return serve(database_url=libpq_url(route(migrated)))
 
 
 @pytest.mark.spec("tasks.isolation", "tasks.list.own")

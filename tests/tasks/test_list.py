@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import Route, Serve
+from tests.environment import Sql, libpq_url
 from tests.operations import Operation, each
-from tests.stage import Sql, libpq
-from tests.support import TASKS, Caller, assert_problem, client_as, places, wait_until
+from tests.support import TASKS, Caller, assert_problem, client_as, error_locations, wait_until
 
 
 def next_page(caller: Caller, path: str) -> str | None:
@@ -104,7 +104,7 @@ def test_small_tasks_fill_a_page(owner: Caller, sql: Sql) -> None:
 @pytest.mark.spec("limits.lists")
 def test_lists_in_progress_are_limited_for_each_user(serve: Serve, migrated: URL, route: Route) -> None:
     client = serve(
-        database_url=libpq(route(migrated)), db_pool_size=1, db_pool_timeout=30, db_statement_timeout=30
+        database_url=libpq_url(route(migrated)), db_pool_size=1, db_pool_timeout=30, db_statement_timeout=30
     )
     owner, stranger = client_as(client, "owner"), client_as(client, "stranger")
     owner.create()
@@ -151,7 +151,7 @@ def test_a_page_has_fifty_tasks_unless_asked_otherwise(owner: Caller, sql: Sql) 
 )
 def test_another_limit_is_refused(owner: Caller, limit: str) -> None:
     response = owner.request("GET", TASKS, params={"limit": limit})
-    assert places(response) == {"limit"}
+    assert error_locations(response) == {"limit"}
 
 
 @pytest.mark.spec("tasks.list.completed")
@@ -164,7 +164,7 @@ def test_completed_keeps_the_tasks_that_are_or_are_not(owner: Caller) -> None:
 @pytest.mark.spec("tasks.list.completed")
 @pytest.mark.parametrize("value", ["1", "yes", "True", "TRUE", "on", "null", "", "t"])
 def test_another_value_of_completed_is_refused(owner: Caller, value: str) -> None:
-    assert places(owner.request("GET", TASKS, params={"completed": value})) == {"completed"}
+    assert error_locations(owner.request("GET", TASKS, params={"completed": value})) == {"completed"}
 
 
 @pytest.mark.spec("tasks.list.next")
@@ -289,7 +289,7 @@ def test_a_cursor_that_was_never_given_out_is_not_found(owner: Caller, cursor: s
     ],
 )
 def test_unknown_and_repeated_parameters_are_refused(owner: Caller, query: str, expected: set[str]) -> None:
-    assert places(owner.get(f"{TASKS}?{query}")) == expected
+    assert error_locations(owner.get(f"{TASKS}?{query}")) == expected
 
 
 @pytest.mark.spec("tasks.list.query")
@@ -297,7 +297,7 @@ def test_unknown_and_repeated_parameters_are_refused(owner: Caller, query: str, 
 def test_no_operation_takes_a_parameter_that_it_does_not_declare(owner: Caller, operation: Operation) -> None:
     task = owner.create()
     unknown = replace(operation, query="user_id=x")
-    assert places(unknown.send(owner, task["id"])) == {""}
+    assert error_locations(unknown.send(owner, task["id"])) == {""}
     assert owner.get().json() == [task]
 
 

@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from tests.factories import Body, full_task, new_task
-from tests.support import Caller, assert_problem, ok, places
+from tests.support import Caller, assert_problem, error_locations, ok
 
 
 @pytest.mark.spec("tasks.replace.replaced", "task.version")
@@ -41,7 +41,7 @@ def test_a_field_that_is_left_out_takes_its_default(owner: Caller) -> None:
 @pytest.mark.spec("tasks.replace.title-required")
 def test_it_needs_a_title(owner: Caller) -> None:
     task = owner.create()
-    assert places(owner.put(task["id"], {"priority": "high"})) == {"/title"}
+    assert error_locations(owner.put(task["id"], {"priority": "high"})) == {"/title"}
     assert owner.read(task["id"]) == task
 
 

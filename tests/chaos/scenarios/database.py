@@ -9,7 +9,7 @@ from tests.chaos.environment import pooled
 from tests.chaos.program import signal_all
 from tests.chaos.runner import Run, Scenario
 from tests.chaos.servers import DEADLINE
-from tests.stage import Sql
+from tests.environment import Sql
 
 HANG_SECONDS = DEADLINE + 2
 
@@ -18,7 +18,7 @@ HANG_SECONDS = DEADLINE + 2
 def crashed(run: Run) -> Iterator[None]:
     """The postmaster and all backends killed at once, and started again after a second."""
     run.postgres.kill()
-    run.hold(1)
+    run.sleep(1)
     run.postgres.start()
     run.postgres.wait_until_up()
     yield
@@ -30,7 +30,7 @@ def backend_crashed(run: Run) -> Iterator[None]:
     for _ in range(2):
         signal_all(run.postgres.backends()[:1], signal.SIGKILL)
         run.postgres.wait_until_up()
-        run.hold(0.5)
+        run.sleep(0.5)
     yield
 
 
@@ -44,7 +44,7 @@ def restarted(run: Run) -> Iterator[None]:
 @contextmanager
 def hung(run: Run) -> Iterator[None]:
     run.postgres.freeze()
-    run.hold(HANG_SECONDS)
+    run.sleep(HANG_SECONDS)
     run.postgres.thaw()
     yield
 
@@ -54,7 +54,7 @@ def service_backends_hung(run: Run) -> Iterator[None]:
     """All sessions of the service, wherever they are in their work; new ones can be opened."""
     frozen = run.postgres.backends()
     signal_all(frozen, signal.SIGSTOP)
-    run.hold(HANG_SECONDS)
+    run.sleep(HANG_SECONDS)
     signal_all(frozen, signal.SIGCONT)
     yield
 
@@ -64,7 +64,7 @@ def backends_terminated(run: Run) -> Iterator[None]:
     end = time.monotonic() + 4
     while time.monotonic() < end:
         run.postgres.terminate_backends()
-        run.hold(0.2)
+        run.sleep(0.2)
     yield
 
 
@@ -73,7 +73,7 @@ def table_locked(run: Run) -> Iterator[None]:
     with run.sql() as sql:
         sql("BEGIN")
         sql("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
-        run.hold(5)
+        run.sleep(5)
         sql("ROLLBACK")
     yield
 
@@ -83,7 +83,7 @@ def rows_locked(run: Run) -> Iterator[None]:
     with run.sql() as sql:
         sql("BEGIN")
         sql("SELECT FROM tasks WHERE user_id = ANY(%s) FOR UPDATE", [user.name for user in run.load.users])
-        run.hold(5)
+        run.sleep(5)
         sql("ROLLBACK")
     yield
 
@@ -93,7 +93,7 @@ def read_only(run: Run) -> Iterator[None]:
     """What the old primary is after a failover."""
     with run.sql() as sql:
         _set_read_only(run, sql, "on")
-        run.hold(4)
+        run.sleep(4)
         _set_read_only(run, sql, "off")
     yield
 

@@ -13,8 +13,8 @@ from tests.chaos.environment import Environment, MakeRoute, Route, own_server
 from tests.chaos.program import signal_all
 from tests.chaos.proxy import proxy
 from tests.chaos.runner import Run, Scenario
-from tests.chaos.servers import Postgres, dyno, release
-from tests.stage import Sql
+from tests.chaos.servers import Postgres, platform_environment, release
+from tests.environment import Sql
 from tests.support import wait_until
 
 DISK_SIZE = "96m"
@@ -32,12 +32,12 @@ def replicated(*, synchronous: bool) -> MakeRoute:
     def route(environment: Environment) -> Iterator[Route]:
         with ExitStack() as stack:
             primary = environment.new_postgres(stack)
-            release(dyno(primary.url, primary.url, {}))
+            release(platform_environment(primary.url, primary.url, {}))
             standby = primary.clone(environment.folder("standby"))
             stack.callback(standby.kill)
             _wait_for_standby(primary, "sync" if synchronous else "async")
-            between = stack.enter_context(proxy(primary.url, environment.seed))
-            made = Replicated(primary, between.url, proxy=between)
+            tcp_proxy = stack.enter_context(proxy(primary.url, environment.seed))
+            made = Replicated(primary, tcp_proxy.url, proxy=tcp_proxy)
             made.standby = standby
             yield made
 
@@ -61,13 +61,13 @@ def promoted(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def promoted_while_it_lags(run: Run) -> Iterator[None]:
+def promoted_while_lagging(run: Run) -> Iterator[None]:
     """The standby hears nothing for half a second before the primary is lost, so that there is a loss."""
     assert isinstance(run.route, Replicated)
     with closing(Sql(run.route.standby.url)) as sql:
         [[receiver]] = sql("SELECT pid FROM pg_stat_wal_receiver")
     signal_all([receiver], signal.SIGSTOP)
-    run.hold(0.5)
+    run.sleep(0.5)
     signal_all([receiver], signal.SIGKILL)
     _promote(run)
     yield
@@ -77,12 +77,12 @@ def _promote(run: Run) -> None:
     route = run.route
     assert isinstance(route, Replicated)
     assert route.proxy is not None
-    began = time.monotonic()
+    started_at = time.monotonic()
     route.postgres.kill()
     route.standby.run("pg_ctl", "promote", "-w", "-D", str(route.standby.data))
-    route.proxy.move(route.standby.port)
+    route.proxy.redirect(route.standby.port)
     route.postgres = route.standby
-    run.notes.append(f"promoted within {time.monotonic() - began:.1f} s")
+    run.notes.append(f"promoted within {time.monotonic() - started_at:.1f} s")
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def standby_frozen(run: Run) -> Iterator[None]:
     """With synchronous replication every write waits for the standby."""
     assert isinstance(run.route, Replicated)
     run.route.standby.freeze()
-    run.hold(7)
+    run.sleep(7)
     run.route.standby.thaw()
     yield
 
@@ -107,7 +107,7 @@ def cannot_mount() -> str | None:
 
 
 @contextmanager
-def on_a_small_disk(environment: Environment) -> Iterator[Route]:
+def on_small_disk(environment: Environment) -> Iterator[Route]:
     """The whole cluster, its WAL included, on a file system of its own."""
     with ExitStack() as stack:
         home = environment.folder("disk")
@@ -121,21 +121,21 @@ def on_a_small_disk(environment: Environment) -> Iterator[Route]:
 @contextmanager
 def disk_full(run: Run) -> Iterator[None]:
     """PostgreSQL may end for good when it cannot write its WAL; a supervisor would start it again."""
-    ballast = run.postgres.home / "ballast"
-    _fill(ballast)
-    run.hold(5)
-    ballast.unlink()
+    filler = run.postgres.home / "ballast"
+    _fill(filler)
+    run.sleep(5)
+    filler.unlink()
     if not run.postgres.running:
         run.notes.append("PostgreSQL had ended")
         run.postgres.start()
     run.postgres.wait_until_up()
-    run.demand(run.count(503) > 0, "the full disk was not noticed")
+    run.expect(run.count(503) > 0, "the full disk was not noticed")
     yield
 
 
-def _fill(ballast: Path) -> None:
+def _fill(filler: Path) -> None:
     block = bytes(65536)
-    with ballast.open("wb", buffering=0) as file:
+    with filler.open("wb", buffering=0) as file:
         try:
             while file.write(block):
                 pass
@@ -144,10 +144,13 @@ def _fill(ballast: Path) -> None:
 
 
 SCENARIOS = [
-    Scenario("disk full", disk_full, on_a_small_disk, needs=cannot_mount),
+    Scenario("disk full", disk_full, on_small_disk, skip_reason=cannot_mount),
     Scenario("standby promoted, synchronous", promoted, replicated(synchronous=True)),
     Scenario(
-        "standby promoted, asynchronous", promoted_while_it_lags, replicated(synchronous=False), may_lose=True
+        "standby promoted, asynchronous",
+        promoted_while_lagging,
+        replicated(synchronous=False),
+        data_loss_allowed=True,
     ),
     Scenario("synchronous standby hung", standby_frozen, replicated(synchronous=True)),
 ]

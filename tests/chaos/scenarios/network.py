@@ -4,31 +4,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.chaos.environment import proxied
-from tests.chaos.proxy import Break
+from tests.chaos.proxy import NetworkFault
 from tests.chaos.runner import MakeFault, Run, Scenario
 from tests.chaos.servers import DEADLINE
 
 
-def broken(kind: Break, seconds: float, every: int = 1) -> MakeFault:
+def network_fault(kind: NetworkFault, seconds: float, one_in: int = 1) -> MakeFault:
     @contextmanager
     def fault(run: Run) -> Iterator[None]:
         proxy = run.route.proxy
         assert proxy is not None
-        proxy.start(kind, every)
-        run.hold(seconds)
+        proxy.start(kind, one_in)
+        run.sleep(seconds)
         proxy.end()
-        if every > 1:
-            run.notes.append(f"{proxy.broken} answers broken")
-            run.demand(proxy.broken > 0, "no answer was broken")
+        if one_in > 1:
+            run.notes.append(f"{proxy.faults_injected} answers broken")
+            run.expect(proxy.faults_injected > 0, "no answer was broken")
         yield
 
     return fault
 
 
 SCENARIOS = [
-    Scenario("black hole", broken(Break.BLACK_HOLE, DEADLINE + 2), proxied),
-    Scenario("reset within an answer", broken(Break.RESET_IN_ANSWER, 4, 20), proxied),
-    Scenario("answer dropped after commit", broken(Break.DROP_ANSWER, 4, 20), proxied),
-    Scenario("answer swallowed, TCP open", broken(Break.SWALLOW_ANSWER, 3, 50), proxied),
-    Scenario("latency of 200 ms", broken(Break.LATENCY, 5), proxied),
+    Scenario("black hole", network_fault(NetworkFault.BLACK_HOLE, DEADLINE + 2), proxied),
+    Scenario("reset within an answer", network_fault(NetworkFault.RESET_MID_RESPONSE, 4, 20), proxied),
+    Scenario("answer dropped after commit", network_fault(NetworkFault.DROP_RESPONSE, 4, 20), proxied),
+    Scenario("answer swallowed, TCP open", network_fault(NetworkFault.WITHHOLD_RESPONSE, 3, 50), proxied),
+    Scenario("latency of 200 ms", network_fault(NetworkFault.LATENCY, 5), proxied),
 ]

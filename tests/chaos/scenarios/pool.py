@@ -7,25 +7,25 @@ from contextlib import contextmanager
 from tests.chaos.environment import direct, pooled
 from tests.chaos.program import signal_all
 from tests.chaos.runner import Run, Scenario
-from tests.chaos.scenarios.bait import WAITING, all_slots_waiting
 from tests.chaos.scenarios.database import HANG_SECONDS, crashed
+from tests.chaos.scenarios.lock_contention import WAITING_FOR_LOCK, all_connections_waiting
 from tests.chaos.servers import Pooler
 
 
 @contextmanager
 def exhausted(run: Run) -> Iterator[None]:
     """Every connection waits for a lock, and requests for a connection."""
-    with all_slots_waiting(run):
-        run.hold(4)
-    run.demand(run.count(503) > 0, "no request was refused")
+    with all_connections_waiting(run):
+        run.sleep(4)
+    run.expect(run.count(503) > 0, "no request was refused")
     yield
 
 
 @contextmanager
 def backends_in_use_hung(run: Run) -> Iterator[None]:
     """Every connection that is in use hangs, and still does while the service has to recover."""
-    with all_slots_waiting(run):
-        frozen = run.postgres.backends(WAITING)
+    with all_connections_waiting(run):
+        frozen = run.postgres.backends(WAITING_FOR_LOCK)
         signal_all(frozen, signal.SIGSTOP)
     run.notes.append(f"{len(frozen)} backends hung until after the recovery")
     try:
@@ -42,7 +42,7 @@ def _pooler(run: Run) -> Pooler:
 @contextmanager
 def pooler_restarted(run: Run) -> Iterator[None]:
     _pooler(run).kill()
-    run.hold(1)
+    run.sleep(1)
     _pooler(run).start()
     yield
 
@@ -50,7 +50,7 @@ def pooler_restarted(run: Run) -> Iterator[None]:
 @contextmanager
 def pooler_hung(run: Run) -> Iterator[None]:
     _pooler(run).freeze()
-    run.hold(HANG_SECONDS)
+    run.sleep(HANG_SECONDS)
     _pooler(run).thaw()
     yield
 

@@ -18,7 +18,7 @@ STILL_LISTENING = 0.5
 def one_worker_killed(run: Run) -> Iterator[None]:
     for _ in range(4):
         signal_all(run.web.children[:1], signal.SIGKILL)
-        run.hold(0.7)
+        run.sleep(0.7)
     yield
 
 
@@ -32,8 +32,10 @@ def all_workers_killed(run: Run) -> Iterator[None]:
 def stop_while_the_router_sends(run: Run) -> Iterator[None]:
     stopped_at = _stop(run)
     written_before = stopped_at + STILL_LISTENING
-    unanswered = [each for each in run.load.history if each.status is None and each.began < written_before]
-    run.demand(not unanswered, f"{len(unanswered)} requests in flight were not answered")
+    unanswered = [
+        each for each in run.load.history if each.status is None and each.started_at < written_before
+    ]
+    run.expect(not unanswered, f"{len(unanswered)} requests in flight were not answered")
     _start_again(run)
     yield
 
@@ -43,7 +45,7 @@ def stop_without_new_requests(run: Run) -> Iterator[None]:
     run.load.pause()
     _stop(run)
     unanswered = [each for each in run.load.history if each.status is None]
-    run.demand(not unanswered, f"{len(unanswered)} requests in flight were not answered")
+    run.expect(not unanswered, f"{len(unanswered)} requests in flight were not answered")
     run.load.resume()
     _start_again(run)
     yield
@@ -55,7 +57,7 @@ def _stop(run: Run) -> float:
     signal_all(run.web.children, signal.SIGTERM)
     status = run.web.stop(signal.SIGTERM, STOP_SECONDS)
     run.notes.append(f"stopped within {time.monotonic() - stopped_at:.1f} s")
-    run.demand(status == 0, f"exit status {status}; None: not ended within {STOP_SECONDS:.0f} s")
+    run.expect(status == 0, f"exit status {status}; None: not ended within {STOP_SECONDS:.0f} s")
     return stopped_at
 
 

@@ -11,24 +11,24 @@ from tests.chaos.runner import Run, Scenario
 @contextmanager
 def stopped(run: Run) -> Iterator[None]:
     run.environment.redis.stop()
-    run.hold(4)
+    run.sleep(4)
     run.environment.redis.start()
     yield
-    _nothing_failed(run)
+    _require_no_failures(run)
 
 
 @contextmanager
 def frozen(run: Run) -> Iterator[None]:
     run.environment.redis.freeze()
-    run.hold(6)
+    run.sleep(6)
     run.environment.redis.thaw()
     yield
-    _nothing_failed(run)
+    _require_no_failures(run)
 
 
-def _nothing_failed(run: Run) -> None:
+def _require_no_failures(run: Run) -> None:
     failures = sum(each.outcome is not Outcome.ACKNOWLEDGED for each in run.load.history)
-    run.demand(not failures, f"{failures} requests failed")
+    run.expect(not failures, f"{failures} requests failed")
 
 
 SCENARIOS = [

@@ -10,9 +10,9 @@ import db
 from tests.chaos.checker import Outcome
 from tests.chaos.environment import own_server
 from tests.chaos.runner import Run, Scenario
-from tests.chaos.servers import dyno, release
+from tests.chaos.servers import platform_environment, release
+from tests.environment import ROOT
 from tests.process.clone import NOT_CLONED
-from tests.stage import ROOT
 
 MIGRATION = '''
 """Release {revision} adds a column and an index."""
@@ -44,15 +44,15 @@ def two_releases(run: Run) -> Iterator[None]:
     newest = int(db.SCHEMA_REVISION)
     for number in (1, 2):
         code = next_code(code, run.environment.folder("release"), newest + number)
-        release(dyno(run.route.service, run.postgres.url, {}), code)
+        release(platform_environment(run.route.service, run.postgres.url, {}), code)
         new = run.stack.enter_context(run.environment.web(run.route, {}, code))
         run.load.target.port = new.port
-        run.hold(0.5)
+        run.sleep(0.5)
         web.stop(signal.SIGTERM)
         web = new
     yield
     failures = sum(each.outcome is not Outcome.ACKNOWLEDGED for each in run.load.history)
-    run.demand(not failures, f"{failures} requests failed during the releases")
+    run.expect(not failures, f"{failures} requests failed during the releases")
 
 
 SCENARIOS = [Scenario("two releases in a row", two_releases, own_server)]

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from tests.chaos.environment import Environment, Route
 from tests.chaos.proxy import proxy
 from tests.chaos.runner import Run, Scenario
-from tests.chaos.servers import Pooler, give_away
+from tests.chaos.servers import Pooler, chown_to_unprivileged
 
 HOST = "localhost"
 DAY = datetime.timedelta(days=1)
@@ -54,7 +54,7 @@ class Authority:
         certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.touch(0o600)
         key_file.write_bytes(private)
-        give_away(key_file, certificate_file)
+        chown_to_unprivileged(key_file, certificate_file)
 
 
 def _name(common: str) -> x509.Name:
@@ -88,7 +88,7 @@ class Encrypted(Route):
         assert self.pooler is not None
         assert self.proxy is not None
         self.pooler.reload()
-        self.proxy.cut()
+        self.proxy.close_connections()
 
     def switch(self, mode: str) -> None:
         assert self.pooler is not None
@@ -107,10 +107,10 @@ def encrypted(environment: Environment) -> Iterator[Route]:
     with ExitStack() as stack:
         pooler = Pooler(environment.folder("pgbouncer"), environment.postgres.url)
         stack.callback(pooler.kill)
-        between = stack.enter_context(proxy(pooler.url, environment.seed))
+        tcp_proxy = stack.enter_context(proxy(pooler.url, environment.seed))
         query = {"hostaddr": "127.0.0.1", "sslmode": "verify-full", "sslrootcert": str(root)}
         route = Encrypted(
-            environment.postgres, between.url.set(host=HOST).update_query_dict(query), pooler, between
+            environment.postgres, tcp_proxy.url.set(host=HOST).update_query_dict(query), pooler, tcp_proxy
         )
         route.authority = Authority()
         route.authority.write(root)
@@ -127,8 +127,8 @@ def _route(run: Run) -> Encrypted:
 
 def _hold_while_refused(run: Run) -> None:
     before = run.count(503)
-    run.hold(4)
-    run.demand(run.count(503) > before, "the service connected nevertheless")
+    run.sleep(4)
+    run.expect(run.count(503) > before, "the service connected nevertheless")
 
 
 @contextmanager

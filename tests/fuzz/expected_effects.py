@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from tests.fuzz.world import Row
+from tests.environment import ROOT
+from tests.fuzz.context import Row
 from tests.operations import Operation
-from tests.stage import ROOT
 
 Fields = Mapping[str, Any]
 
@@ -26,37 +26,39 @@ WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 _SECONDS_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
-def comparable(task: Fields) -> Row:
+def parse_timestamps(task: Fields) -> Row:
     """Timestamps as instants, however they are written."""
-    return {name: _instant(value) if name.endswith("_at") else value for name, value in task.items()}
+    return {name: _parse_timestamp(value) if name.endswith("_at") else value for name, value in task.items()}
 
 
-def _instant(value: str | None) -> datetime | None:
+def _parse_timestamp(value: str | None) -> datetime | None:
     if value is None:
         return None
-    cut_off = _SECONDS_FRACTION.sub(r"\1", value.upper())
-    return datetime.fromisoformat(cut_off).astimezone(UTC)
+    truncated = _SECONDS_FRACTION.sub(r"\1", value.upper())
+    return datetime.fromisoformat(truncated).astimezone(UTC)
 
 
-def _as_kept(sent: Fields) -> Row:
-    kept = comparable(sent)
+def _as_stored(sent: Fields) -> Row:
+    kept = parse_timestamps(sent)
     if "title" in kept:
         kept["title"] = kept["title"].strip(WHITE_SPACE)
     return kept
 
 
-def created(after: Row, sent: Fields, owner: str) -> Iterator[str]:
-    after = comparable(after)
-    expected = {**DEFAULTS, **_as_kept(sent), "user_id": owner, "version": 1, "deleted_at": None}
+def check_create(after: Row, sent: Fields, owner: str) -> Iterator[str]:
+    after = parse_timestamps(after)
+    expected = {**DEFAULTS, **_as_stored(sent), "user_id": owner, "version": 1, "deleted_at": None}
     yield from _differences(expected, after)
     if UUID(after["id"]).version != 7:
         yield "the id is no UUIDv7"
     if after["updated_at"] != after["created_at"]:
         yield "updated_at of a new task is not its created_at"
-    yield from _wrong_completion(None, after)
+    yield from _check_completed_at(None, after)
 
 
-def answered(operation: Operation, before: Row | None, after: Row | None, sent: Fields) -> Iterator[str]:
+def check_operation(
+    operation: Operation, before: Row | None, after: Row | None, sent: Fields
+) -> Iterator[str]:
     """After a success of an operation on one task."""
     if before is None or before["deleted_at"] is not None:
         yield "a task that is not there was answered"
@@ -64,31 +66,31 @@ def answered(operation: Operation, before: Row | None, after: Row | None, sent: 
     if after is None:
         yield "the row is gone"
         return
-    named = operation.effect(DEFAULTS, _as_kept(sent)) if operation.effect else {}
-    if "deleted_at" in named:
-        yield from _deleted(before, after)
-    elif named:
-        yield from _changed(before, after, named)
+    changes = operation.effect(DEFAULTS, _as_stored(sent)) if operation.effect else {}
+    if "deleted_at" in changes:
+        yield from _check_delete(before, after)
+    elif changes:
+        yield from _check_update(before, after, changes)
     elif before != after:
         yield "what only reads changed the task"
 
 
-def _deleted(before: Row, after: Row) -> Iterator[str]:
+def _check_delete(before: Row, after: Row) -> Iterator[str]:
     if after["deleted_at"] is None:
         yield "deleted_at is not set"
     yield from _differences({**before, "deleted_at": after["deleted_at"]}, after)
 
 
-def _changed(before: Row, after: Row, named: Fields) -> Iterator[str]:
-    before, after = comparable(before), comparable(after)
+def _check_update(before: Row, after: Row, changes: Fields) -> Iterator[str]:
+    before, after = parse_timestamps(before), parse_timestamps(after)
     kept = {name: before[name] for name in (*WRITABLE, *FIXED)}
-    yield from _differences({**kept, **named, "version": before["version"] + 1}, after)
+    yield from _differences({**kept, **changes, "version": before["version"] + 1}, after)
     if after["updated_at"] <= before["updated_at"]:
         yield "updated_at did not move on"
-    yield from _wrong_completion(before, after)
+    yield from _check_completed_at(before, after)
 
 
-def _wrong_completion(before: Row | None, after: Row) -> Iterator[str]:
+def _check_completed_at(before: Row | None, after: Row) -> Iterator[str]:
     if after["completed"] != (after["completed_at"] is not None):
         yield "completed_at does not agree with completed"
     if before and before["completed"] and after["completed"]:

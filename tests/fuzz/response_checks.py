@@ -14,22 +14,22 @@ import jsonschema_rs
 from requests import PreparedRequest
 from schemathesis import Case, Response
 
-from tests.stage import ROOT
+from tests.environment import ROOT
 from tests.support import ORIGIN
 
 INVALID_TOKEN = re.compile(r'Bearer error="invalid_token", error_description="[A-Za-z ]+"')
 _INSUFFICIENT = re.compile(r'Bearer error="insufficient_scope", .*scope="tasks:(read|write)"')
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-_ANY = re.compile(r".+", re.DOTALL)
+_NOT_EMPTY = re.compile(r".+", re.DOTALL)
 _NUMBER = re.compile(r"\d+")
 
-_EVERYWHERE: Mapping[str, re.Pattern[str]] = {
+_ALL_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "x-request-id": re.compile(r"[A-Za-z0-9._-]{1,128}"),
     "x-content-type-options": re.compile("nosniff"),
     "x-frame-options": re.compile("DENY"),
     "referrer-policy": re.compile("no-referrer"),
     "strict-transport-security": re.compile(r"max-age=\d+.*"),
-    "permissions-policy": _ANY,
+    "permissions-policy": _NOT_EMPTY,
     "content-security-policy": re.compile(r"(?=.*default-src 'none')(?=.*frame-ancestors 'none').*"),
     "access-control-allow-origin": re.compile(re.escape(ORIGIN)),
     "access-control-allow-credentials": re.compile("true"),
@@ -38,19 +38,19 @@ _EVERYWHERE: Mapping[str, re.Pattern[str]] = {
         "WWW-Authenticate, X-Request-ID"
     ),
 }
-_ON_TASKS = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
-_ELSEWHERE = {"cache-control": re.compile("no-store")}
+_TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
+_OTHER_RESPONSES = {"cache-control": re.compile("no-store")}
 _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
     201: {"location": re.compile(r"/api/tasks/[0-9a-f-]{36}")},
     401: {"www-authenticate": re.compile(rf"Bearer|{INVALID_TOKEN.pattern}")},
     403: {"www-authenticate": _INSUFFICIENT},
     405: {"allow": re.compile(r"[A-Z]+(, [A-Z]+)*")},
-    429: {"retry-after": _NUMBER, "ratelimit": _ANY, "ratelimit-policy": _ANY},
+    429: {"retry-after": _NUMBER, "ratelimit": _NOT_EMPTY, "ratelimit-policy": _NOT_EMPTY},
     503: {"retry-after": _NUMBER},
 }
 # What HTTP and the server add by themselves.
-_COMMON = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
-_SOMETIMES = {"link", "server-timing", "vary"}
+_SERVER_HEADERS = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
+_OPTIONAL = {"link", "server-timing", "vary"}
 _PROBLEMS: Mapping[str, int] = {
     "malformed-body": 400,
     "invalid-cursor": 400,
@@ -77,17 +77,17 @@ _INTERNALS = re.compile(
     r"|(SELECT|INSERT INTO|UPDATE|DELETE FROM) .*tasks",
     re.IGNORECASE,
 )
-_KNOWN_TEXT = json.dumps(_CONTRACT, ensure_ascii=False)
-TOO_SHORT_TO_TELL = 8
+_CONTRACT_TEXT = json.dumps(_CONTRACT, ensure_ascii=False)
+MIN_ECHO_LENGTH = 8
 """Characters: a shorter value is found in a sentence by chance, and so is what the contract itself says."""
 
 
-def target(link: str) -> str:
+def link_target(link: str) -> str:
     """The URL of a Link header."""
     return link[1:].partition(">")[0]
 
 
-def takes_query(case: Case[Any], request: PreparedRequest) -> bool:
+def accepts_query(case: Case[Any], request: PreparedRequest) -> bool:
     """Whether the operation has every parameter of the query, and none is there twice."""
     operation = _CONTRACT["paths"][case.operation.path][case.operation.method.lower()]
     known = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
@@ -95,24 +95,24 @@ def takes_query(case: Case[Any], request: PreparedRequest) -> bool:
     return given.keys() <= known and all(len(values) == 1 for values in given.values())
 
 
-def wrong_headers(response: Response) -> Iterator[str]:
-    on_tasks = response.request.path_url.partition("?")[0].startswith("/api/tasks")
+def check_headers(response: Response) -> Iterator[str]:
+    is_task_response = response.request.path_url.partition("?")[0].startswith("/api/tasks")
     expected = {
-        **_EVERYWHERE,
-        **(_ON_TASKS if on_tasks else _ELSEWHERE),
+        **_ALL_RESPONSES,
+        **(_TASK_RESPONSES if is_task_response else _OTHER_RESPONSES),
         **_BY_STATUS.get(response.status_code, {}),
     }
     for name, pattern in expected.items():
         value = ", ".join(response.headers.get(name, []))
         if not pattern.fullmatch(value):
             yield f"the header {name} of a {response.status_code} is {value!r}"
-    for name in response.headers.keys() - expected.keys() - _COMMON - _SOMETIMES:
+    for name in response.headers.keys() - expected.keys() - _SERVER_HEADERS - _OPTIONAL:
         yield f"nothing is said of a header {name}"
     if "Origin" not in ", ".join(response.headers.get("vary", [])):
         yield "the answer does not vary by Origin"
 
 
-def wrong_problem(response: Response) -> Iterator[str]:
+def check_problem(response: Response) -> Iterator[str]:
     if response.status_code < 300 or response.request.method == "HEAD":
         return
     kind = response.headers.get("content-type")
@@ -130,7 +130,7 @@ def wrong_problem(response: Response) -> Iterator[str]:
         yield "errors belong to a 422, and only to it"
 
 
-def wrong_timestamps(response: Response) -> Iterator[str]:
+def check_timestamps(response: Response) -> Iterator[str]:
     if response.status_code < 300 and response.content and response.request.path_url.startswith("/api/tasks"):
         document = response.json()
         for task in document if isinstance(document, list) else [document]:
@@ -139,7 +139,7 @@ def wrong_timestamps(response: Response) -> Iterator[str]:
                     yield f"{name} is {value!r}, which is not RFC 3339 in UTC"
 
 
-def told(response: Response, secrets: Iterable[str]) -> Iterator[str]:
+def leaks(response: Response, secrets: Iterable[str]) -> Iterator[str]:
     """What an answer says that it must not: secrets anywhere, internals and the request in an error."""
     body = response.content.decode(errors="replace")
     text = f"{response.headers}\n{body}"
@@ -148,43 +148,43 @@ def told(response: Response, secrets: Iterable[str]) -> Iterator[str]:
     if response.status_code >= 400:
         if _INTERNALS.search(text):
             yield "the error tells of the inside"
-        if _repeats(response.request, body):
+        if _echoes(response.request, body):
             yield "the error repeats a value of the request"
 
 
-def logged(request: PreparedRequest, log: str, secrets: Iterable[str]) -> Iterator[str]:
+def log_leaks(request: PreparedRequest, log: str, secrets: Iterable[str]) -> Iterator[str]:
     if any(secret in log for secret in secrets):
         yield "the log holds a secret"
-    if any(_repeats(request, line) for line in log.splitlines()):
+    if any(_echoes(request, line) for line in log.splitlines()):
         yield "the log repeats a value of the request"
 
 
-def _repeats(request: PreparedRequest, document: str) -> bool:
+def _echoes(request: PreparedRequest, document: str) -> bool:
     """Whether something of the request that is long enough to be known again is in this JSON."""
     url = urlsplit(request.url or "")
     body = request.body.decode(errors="replace") if isinstance(request.body, bytes) else request.body or ""
-    sent = {*_texts(parse_qs(url.query)), *_texts(_json(body)), *unquote(url.path).split("/"), body}
-    said = "\n".join(_texts(_json(document)))
+    sent = {*_strings(parse_qs(url.query)), *_strings(_parse_json(body)), *unquote(url.path).split("/"), body}
+    response_text = "\n".join(_strings(_parse_json(document)))
     return any(
-        len(text) >= TOO_SHORT_TO_TELL and text not in _KNOWN_TEXT and text in said
+        len(text) >= MIN_ECHO_LENGTH and text not in _CONTRACT_TEXT and text in response_text
         for text in map(str.strip, sent)
     )
 
 
-def _texts(document: Any) -> Iterator[str]:
+def _strings(document: Any) -> Iterator[str]:
     """All texts in a JSON document, names too."""
     if isinstance(document, str):
         yield document
     elif isinstance(document, list):
         for each in document:
-            yield from _texts(each)
+            yield from _strings(each)
     elif isinstance(document, dict):
         for name, value in document.items():
-            yield from _texts(name)
-            yield from _texts(value)
+            yield from _strings(name)
+            yield from _strings(value)
 
 
-def _json(text: str | bytes | None) -> object:
+def _parse_json(text: str | bytes | None) -> object:
     try:
         return json.loads(text or b"null")
     except ValueError:

@@ -23,12 +23,12 @@ ROOT = Path(__file__).parent.parent
 NO_LIMIT = "1000000/second"
 
 
-def libpq(url: URL) -> str:
+def libpq_url(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 @contextmanager
-def environment(**values: str) -> Iterator[None]:
+def environment_variables(**values: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
@@ -37,7 +37,7 @@ def environment(**values: str) -> Iterator[None]:
 
 def alembic(url: URL, action: Callable[..., object], *arguments: str) -> None:
     """Run Alembic as the release phase does, with its own settings and logging."""
-    with environment(DATABASE_URL=libpq(url)):
+    with environment_variables(DATABASE_URL=libpq_url(url)):
         action(Config(ROOT / "alembic.ini"), *arguments)
 
 
@@ -45,7 +45,7 @@ class Sql:
     """A superuser's connection, to look behind the API and to prepare what it cannot."""
 
     def __init__(self, url: URL) -> None:
-        self._connection = psycopg2.connect(libpq(url))
+        self._connection = psycopg2.connect(libpq_url(url))
         self._connection.autocommit = True
 
     def __call__(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -70,7 +70,7 @@ def new_database(server_url: URL) -> Iterator[URL]:
         admin.close()
 
 
-def require(program: str, package: str = "") -> str:
+def require_program(program: str, package: str = "") -> str:
     """The path of a program that a test runs for real; without it the test is skipped."""
     # Debian keeps servers where a plain user's PATH does not lead.
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
@@ -82,7 +82,7 @@ def require(program: str, package: str = "") -> str:
 def make_settings(database: URL, **changes: Any) -> Settings:
     """Settings as the environment would give them; None stands for what is not set."""
     values: dict[str, Any] = {
-        "database_url": libpq(database),
+        "database_url": libpq_url(database),
         "better_auth_secret": SECRET,
         "rate_limit_requests": NO_LIMIT,
         "rate_limit_auth_failures": NO_LIMIT,

@@ -19,7 +19,7 @@ import jwt
 from requests import PreparedRequest, Response, Session
 from sqlalchemy import URL
 
-from tests.stage import Sql
+from tests.environment import Sql
 from tests.support import ORIGIN, TASKS
 from tools.tokens import mint
 
@@ -31,7 +31,7 @@ _TASK = re.compile(rf"{TASKS}/({_UUID})(/[a-z]+)?(\?.*)?")
 Row = dict[str, Any]
 
 
-def task_in(path: str) -> UUID | None:
+def task_id_in(path: str) -> UUID | None:
     """The task that a path is about, if it names one properly."""
     found = _TASK.fullmatch(unquote(path))
     return UUID(found[1]) if found else None
@@ -66,40 +66,40 @@ class Snapshot:
     """What the database held at one moment: the owner's task in question, and a mark of all the rest."""
 
     task: Row | None
-    rest: str
+    other_rows: str
 
 
 @dataclass
-class World:
+class FuzzContext:
     """What is behind one run. `another` is a worker that is not the one being fuzzed."""
 
-    another: Worker
+    other_worker: Worker
     database: URL
     secret: str
     log: Path
-    began: int
+    issued_at: int
     """When the tokens were made, in Unix seconds."""
     owner: User = field(init=False)
     stranger: User = field(init=False)
-    refused: dict[str, str | None] = field(init=False)
+    invalid_tokens: dict[str, str | None] = field(init=False)
     """Tokens that must not open anything, each of them nearly good, by what is wrong."""
     reader: User = field(init=False)
     writer: User = field(init=False)
     """The owner again, with tokens that are limited to one scope."""
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
     """Before and after each call, by the id of its case."""
-    uses: Counter[str] = field(default_factory=Counter)
+    times_applied: Counter[str] = field(default_factory=Counter)
     """How often each check had something to look at."""
     calls: int = 0
 
     def __post_init__(self) -> None:
         self.owner, self.stranger = (
-            User(name, mint(self.secret, name, iat=self.began, exp=self.began + DAY))
+            User(name, mint(self.secret, name, iat=self.issued_at, exp=self.issued_at + DAY))
             for name in ("fuzz-owner", "fuzz-stranger")
         )
-        self.refused = refused_tokens(self.secret, self.owner, self.began)
+        self.invalid_tokens = make_invalid_tokens(self.secret, self.owner, self.issued_at)
         self.reader, self.writer = (
-            User(self.owner.id, mint(self.secret, self.owner.id, scope=scope, exp=self.began + DAY))
+            User(self.owner.id, mint(self.secret, self.owner.id, scope=scope, exp=self.issued_at + DAY))
             for scope in ("tasks:read", "tasks:write")
         )
         self._sql = Sql(self.database)
@@ -109,7 +109,7 @@ class World:
 
     def close(self) -> None:
         self._sql.close()
-        self.another.session.close()
+        self.other_worker.session.close()
 
     def write_users(self, path: Path) -> None:
         """The two identities that schemathesis.toml names."""
@@ -127,7 +127,7 @@ class World:
     ) -> Response:
         """To a worker that is not the one being fuzzed."""
         self.calls += 1
-        return self.another.send(method, path, token, body, headers)
+        return self.other_worker.send(method, path, token, body, headers)
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """As a superuser, whom no row security binds: the truth."""
@@ -139,7 +139,7 @@ class World:
         found = self.query(statement, self.owner.id, str(task))
         return found[0][0] if found else None
 
-    def mark(self, *, of: User | None = None, but: UUID | None = None) -> str:
+    def fingerprint(self, *, of: User | None = None, excluding: UUID | None = None) -> str:
         """Differs after every write to a row, of this user or of anybody: xmin is its transaction.
 
         But for the owner's task `but`, whose row is not looked at.
@@ -149,12 +149,12 @@ class World:
             " WHERE user_id = coalesce(%s, user_id) AND (user_id, id::text) <> (%s, coalesce(%s, ''))",
             of and of.id,
             self.owner.id,
-            but and str(but),
+            excluding and str(excluding),
         )
         return str(found)
 
     def snapshot(self, task: UUID | None) -> Snapshot:
-        return Snapshot(self.row(task) if task else None, self.mark(but=task))
+        return Snapshot(self.row(task) if task else None, self.fingerprint(excluding=task))
 
     @contextmanager
     def without_row_security(self) -> Iterator[None]:
@@ -167,7 +167,7 @@ class World:
             if enabled:
                 self.query("ALTER TABLE tasks ENABLE ROW LEVEL SECURITY")
 
-    def rows_past_row_security(self) -> int:
+    def rows_visible_to_stranger(self) -> int:
         """How many of the owner's rows the role of requests sees in a stranger's scope."""
         statement = (
             "SELECT set_config('role', 'tasks_api', true), set_config('app.user_id', %s, true);"
@@ -175,7 +175,7 @@ class World:
         )
         return int(self.query(statement, self.stranger.id, self.owner.id)[0][0])
 
-    def new_log(self) -> str:
+    def read_new_log(self) -> str:
         """What was logged since this was asked last."""
         with self.log.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._logged)
@@ -186,12 +186,12 @@ class World:
     def secrets(self) -> list[str]:
         """What must never leave the service."""
         users = (self.owner, self.stranger, self.reader, self.writer)
-        tokens = [*(user.token for user in users), *filter(None, self.refused.values())]
+        tokens = [*(user.token for user in users), *filter(None, self.invalid_tokens.values())]
         signatures = (token.rpartition(".")[2] for token in tokens)
         return [*filter(None, (self.secret, self.database.password, *signatures))]
 
 
-def refused_tokens(secret: str, owner: User, now: int) -> dict[str, str | None]:
+def make_invalid_tokens(secret: str, owner: User, now: int) -> dict[str, str | None]:
     bare: dict[str, object] = {"iat": now, "exp": now + DAY}
     claims = {**bare, "sub": owner.id}
     return {

@@ -13,11 +13,11 @@ from tests.process.service import Service
 from tests.support import SECRET
 from tools.tokens import mint
 
-PATIENCE = 10
+TIMEOUT_SECONDS = 10
 
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2}) [A-Za-z -]+")
 
-Seen = list[tuple[int, str | None]]
+StatusesAndIds = list[tuple[int, str | None]]
 """Status and X-Request-ID of each answer on a connection, in order."""
 
 
@@ -27,14 +27,14 @@ def request(line: str, *fields: str, body: bytes = b"", host: str = "tasks.examp
     return head.encode("latin-1") + body
 
 
-def named(name: str, line: str, *fields: str, body: bytes = b"") -> bytes:
+def request_with_id(name: str, line: str, *fields: str, body: bytes = b"") -> bytes:
     """A request with `name` as its X-Request-ID, which the answer repeats."""
     return request(line, f"X-Request-ID: {name}", *fields, body=body)
 
 
-def create(name: str, token: str, *fields: str, body: bytes = b"") -> bytes:
+def post_task(name: str, token: str, *fields: str, body: bytes = b"") -> bytes:
     """POST /api/tasks; `fields` must include the body's framing."""
-    return named(
+    return request_with_id(
         name,
         "POST /api/tasks HTTP/1.1",
         f"Authorization: Bearer {token}",
@@ -44,7 +44,7 @@ def create(name: str, token: str, *fields: str, body: bytes = b"") -> bytes:
     )
 
 
-def length(body: bytes) -> str:
+def content_length(body: bytes) -> str:
     return f"Content-Length: {len(body)}"
 
 
@@ -53,10 +53,10 @@ def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
 
 
-SMUGGLED = named("smuggled", "GET /health/live HTTP/1.1")
+SMUGGLED_REQUEST = request_with_id("smuggled", "GET /health/live HTTP/1.1")
 """Hidden in bodies and after refused requests; an answer to it proves that those bytes were parsed."""
 
-LAST = named("last", "GET /health/live HTTP/1.1", "Connection: close")
+CLOSING_REQUEST = request_with_id("last", "GET /health/live HTTP/1.1", "Connection: close")
 """Closes the connection; answered only if the service still agrees where requests begin."""
 
 
@@ -68,27 +68,27 @@ class Target:
         self._address = "127.0.0.1", int(str(service.client.base_url.port))
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self._address, timeout=PATIENCE)
+        return socket.create_connection(self._address, timeout=TIMEOUT_SECONDS)
 
     def exchange(self, *segments: bytes) -> list[Response]:
         """Send the segments, then LAST; return every answer until the service closes the connection."""
         with closing(self.connect()) as line:
             with suppress(ConnectionError):
-                for segment in [*segments, LAST]:
+                for segment in [*segments, CLOSING_REQUEST]:
                     line.sendall(segment)
-            return [*answers_in(received(line))]
+            return [*parse_responses(read_until_closed(line))]
 
-    def ask(self, message: bytes) -> Response:
+    def send(self, message: bytes) -> Response:
         """Send one request; return its answer, and fail if there is more than one before LAST's."""
         first, *others = self.exchange(message)
-        assert seen(others) in ([], [(200, "last")])
+        assert statuses_and_ids(others) in ([], [(200, "last")])
         return first
 
     def log(self) -> str:
         return self.service.output.read_bytes().decode()
 
 
-def received(line: socket.socket) -> bytes:
+def read_until_closed(line: socket.socket) -> bytes:
     """Read until the peer closes. Raises TimeoutError after PATIENCE seconds."""
     data = bytearray()
     with suppress(ConnectionResetError):
@@ -97,7 +97,7 @@ def received(line: socket.socket) -> bytes:
     return bytes(data)
 
 
-def answers_in(data: bytes) -> Iterator[Response]:
+def parse_responses(data: bytes) -> Iterator[Response]:
     """Split a stream into answers, each framed by exactly one Content-Length."""
     while data:
         head, end, data = data.partition(b"\r\n\r\n")
@@ -114,7 +114,7 @@ def answers_in(data: bytes) -> Iterator[Response]:
         data = data[size:]
 
 
-def seen(answers: list[Response]) -> Seen:
+def statuses_and_ids(answers: list[Response]) -> StatusesAndIds:
     return [(answer.status_code, answer.headers.get("x-request-id")) for answer in answers]
 
 
@@ -122,6 +122,6 @@ def new_token(who: str, **claims: object) -> str:
     return mint(SECRET, f"{who}-{uuid.uuid4()}", **claims)
 
 
-def each(table: Mapping[str, object]) -> pytest.MarkDecorator:
+def parametrize_cases(table: Mapping[str, object]) -> pytest.MarkDecorator:
     """Parametrize a test as `case` over a table of named cases."""
     return pytest.mark.parametrize("case", table.values(), ids=table.keys())

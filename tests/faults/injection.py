@@ -10,32 +10,32 @@ from tests.faults.catalogue import Edit, Fault
 ROOT = Path(__file__).parent.parent.parent
 
 
-class NotPlanted(Exception):
+class NotInjected(Exception):
     """The text that a fault is about is not there once, or its module is there already."""
 
 
-def edited(edit: Edit, source: str) -> str:
+def apply_edit(edit: Edit, source: str) -> str:
     if source.count(edit.old) != 1:
-        raise NotPlanted(f"{edit.path} does not have exactly once: {edit.old}")
+        raise NotInjected(f"{edit.path} does not have exactly once: {edit.old}")
     return source.replace(edit.old, edit.new)
 
 
-def plant(fault: Fault) -> None:
+def inject(fault: Fault) -> None:
     """Have the files that the fault is about loaded with its edits, migrations too."""
     imported = {getattr(module, "__file__", None) for module in sys.modules.values()}
     for edit in fault.edits:
         if str(ROOT / edit.path) in imported:
-            raise NotPlanted(f"{edit.path} is imported already")
-    unedited = SourceFileLoader.get_code
+            raise NotInjected(f"{edit.path} is imported already")
+    original_get_code = SourceFileLoader.get_code
 
     def get_code(loader: SourceFileLoader, name: str) -> CodeType | None:
         edits = [edit for edit in fault.edits if ROOT / edit.path == Path(loader.path)]
         if not edits:
-            return unedited(loader, name)
+            return original_get_code(loader, name)
         # Past the cache of compiled code, which has the file as it is.
         source = Path(loader.path).read_text()
         for edit in edits:
-            source = edited(edit, source)
+            source = apply_edit(edit, source)
         return compile(source, loader.path, "exec", dont_inherit=True)
 
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]

@@ -15,29 +15,29 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import URL
 
-START_UP = 196608
-AUTHENTICATION = "p"
+PROTOCOL_VERSION = 196608
+PASSWORD_MESSAGE = "p"
 
 
 @dataclass
-class Wire:
+class ProtocolProxy:
     """What was sent since the last `clear`, and the means to cut the line, to hold or to silence it."""
 
     url: URL
     messages: list[str] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
-    opened: int = 0
+    connections_opened: int = 0
     silent: bool = False
     """While true, no answer passes, and none ever will on a connection that lost one."""
     held: bool = False
     """While true, answers wait; afterwards they pass, late."""
-    silent_from: str | None = None
+    silent_after: str | None = None
     """A message that contains this makes the line silent; TCP stays up."""
 
     def clear(self) -> None:
         self.messages.clear()
 
-    def cut(self) -> None:
+    def close_connections(self) -> None:
         """Close every connection, as a server does that goes to sleep."""
         for connection in self.connections:
             with contextlib.suppress(OSError):
@@ -46,49 +46,49 @@ class Wire:
 
 
 @contextmanager
-def wire(url: URL, port: int = 0) -> Iterator[Wire]:
+def protocol_proxy(url: URL, port: int = 0) -> Iterator[ProtocolProxy]:
     with socket.create_server(("127.0.0.1", port)) as listener:
-        seen = Wire(url.set(host="127.0.0.1", port=listener.getsockname()[1]))
-        thread = threading.Thread(target=_accept, args=(listener, url, seen), daemon=True)
+        proxy = ProtocolProxy(url.set(host="127.0.0.1", port=listener.getsockname()[1]))
+        thread = threading.Thread(target=_accept, args=(listener, url, proxy), daemon=True)
         thread.start()
         try:
-            yield seen
+            yield proxy
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            seen.cut()
+            proxy.close_connections()
             thread.join()
 
 
-def _accept(listener: socket.socket, url: URL, seen: Wire) -> None:
+def _accept(listener: socket.socket, url: URL, proxy: ProtocolProxy) -> None:
     while True:
         try:
             client, _ = listener.accept()
         except OSError:
             return
         server = socket.create_connection((url.host or "127.0.0.1", url.port or 5432))
-        seen.opened += 1
-        seen.connections += [client, server]
-        threading.Thread(target=_copy, args=(server, client, seen), daemon=True).start()
-        threading.Thread(target=_forward, args=(client, server, seen), daemon=True).start()
+        proxy.connections_opened += 1
+        proxy.connections += [client, server]
+        threading.Thread(target=_copy, args=(server, client, proxy), daemon=True).start()
+        threading.Thread(target=_forward, args=(client, server, proxy), daemon=True).start()
 
 
-def _copy(source: socket.socket, target: socket.socket, seen: Wire) -> None:
+def _copy(source: socket.socket, target: socket.socket, proxy: ProtocolProxy) -> None:
     silent = False
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            while seen.held:
+            while proxy.held:
                 time.sleep(0.01)
-            silent = silent or seen.silent
+            silent = silent or proxy.silent
             if not silent:
                 target.sendall(data)
     _close(source, target)
 
 
-def _forward(client: socket.socket, server: socket.socket, seen: Wire) -> None:
+def _forward(client: socket.socket, server: socket.socket, proxy: ProtocolProxy) -> None:
     """Copy message by message; until the start-up message, they have no type."""
     with contextlib.suppress(OSError, EOFError):
         code = 0
-        while code != START_UP:
+        while code != PROTOCOL_VERSION:
             header = _read(client, 8)
             length, code = struct.unpack("!II", header)
             server.sendall(header + _read(client, length - 8))
@@ -96,10 +96,10 @@ def _forward(client: socket.socket, server: socket.socket, seen: Wire) -> None:
             header = _read(client, 5)
             kind, length = struct.unpack("!cI", header)
             body = _read(client, length - 4)
-            if kind.decode() != AUTHENTICATION:
-                seen.messages.append(kind.decode() + body.decode(errors="replace"))
-            if seen.silent_from is not None and seen.silent_from.encode() in body:
-                seen.silent = True
+            if kind.decode() != PASSWORD_MESSAGE:
+                proxy.messages.append(kind.decode() + body.decode(errors="replace"))
+            if proxy.silent_after is not None and proxy.silent_after.encode() in body:
+                proxy.silent = True
             server.sendall(header + body)
     _close(client, server)
 
