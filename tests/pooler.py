@@ -5,8 +5,6 @@ itself. It has fewer connections to the server than the tests have to it, so tha
 callers share them.
 """
 
-import os
-import pwd
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from tests.support import wait_until
-from tools.postgres import UNPRIVILEGED_USER, Failure, free_port
+from tools.postgres import Failure, chown_to_server_user, free_port, server_identity
 from tools.serve import end_with_parent
 
 SERVER_CONNECTIONS = 2
@@ -62,24 +60,18 @@ def _write_files(home: Path, server: URL, port: int) -> None:
     settings = CONFIGURATION.format(server=server, port=port, home=home, connections=SERVER_CONNECTIONS)
     (home / "pgbouncer.ini").write_text(settings)
     (home / "users").write_text(f'"{server.username}" "{server.password or ""}"\n')
-    if os.geteuid() == 0:
-        user = pwd.getpwnam(UNPRIVILEGED_USER)
-        for path in (home, *home.iterdir()):
-            os.chown(path, user.pw_uid, user.pw_gid)
+    chown_to_server_user(home, *home.iterdir())
 
 
 def _start(program: str, home: Path) -> subprocess.Popen[bytes]:
-    """As root, it refuses to run; then it runs as the user who runs PostgreSQL."""
-    user = pwd.getpwnam(UNPRIVILEGED_USER) if os.geteuid() == 0 else None
+    """PgBouncer refuses to run as root, as PostgreSQL does."""
     with (home / "log").open("wb") as log:
         return subprocess.Popen(
             [program, str(home / "pgbouncer.ini")],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            user=user and user.pw_uid,
-            group=user and user.pw_gid,
-            extra_groups=user and [],
+            **server_identity(),
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509
         )

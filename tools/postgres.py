@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypedDict
 
 import psycopg2
 from sqlalchemy import URL
@@ -32,6 +33,30 @@ UNPRIVILEGED_USER = "nobody"
 
 class Failure(Exception):
     """The server cannot be run; the message is one clear line."""
+
+
+class Identity(TypedDict):
+    """The arguments of `subprocess` that choose who runs a program; None is the current user."""
+
+    user: int | None
+    group: int | None
+    extra_groups: list[int] | None
+
+
+def server_identity() -> Identity:
+    """UNPRIVILEGED_USER when this process is root, otherwise the current user."""
+    if os.geteuid() != 0:
+        return Identity(user=None, group=None, extra_groups=None)
+    user = _unprivileged()
+    return Identity(user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+
+
+def chown_to_server_user(*paths: Path) -> None:
+    """Give files to the user of `server_identity`."""
+    if os.geteuid() == 0:
+        user = _unprivileged()
+        for path in paths:
+            os.chown(path, user.pw_uid, user.pw_gid)
 
 
 @contextmanager
@@ -84,8 +109,7 @@ class _Cluster:
         self._log = home / "log"
         self._password_file = home / "password"
         package = package_folder()
-        self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
-        if self._user is not None:
+        if os.geteuid() == 0:
             package = readable_copy(package, home)
         self._binaries = package / "pginstall" / "bin"
 
@@ -96,7 +120,7 @@ class _Cluster:
         shutil.rmtree(self._data, ignore_errors=True)
         self._password_file.touch(0o600)
         self._password_file.write_text(secrets.token_urlsafe(24))
-        self._give_away(self._home, self._password_file)
+        chown_to_server_user(self._home, self._password_file)
         self._call(
             "initdb",
             f"--pgdata={self._data}",
@@ -163,9 +187,7 @@ class _Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                user=self._user,
-                group=None if self._user is None else _unprivileged().pw_gid,
-                extra_groups=None if self._user is None else [],
+                **server_identity(),
                 cwd=self._home,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
                 check=False,
@@ -174,11 +196,6 @@ class _Cluster:
                 output.seek(0)
                 reason = output.read().decode(errors="replace").strip().splitlines()[-1:]
                 raise Failure(f"The embedded PostgreSQL failed ({name}): {' '.join(reason)}; see {self._log}")
-
-    def _give_away(self, *paths: Path) -> None:
-        if self._user is not None:
-            for path in paths:
-                os.chown(path, _unprivileged().pw_uid, _unprivileged().pw_gid)
 
 
 def data_home(directory: Path) -> Path:

@@ -4,7 +4,6 @@ Linux only: child processes are read from /proc.
 """
 
 import os
-import pwd
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from tests.environment import ROOT
 from tests.support import wait_until
-from tools.postgres import UNPRIVILEGED_USER
+from tools.postgres import Identity, server_identity
 from tools.serve import end_with_parent
 
 STOP_SECONDS = 15
@@ -40,7 +39,9 @@ class Program:
         self.output = output
         self._environment = environment
         self._cwd = cwd
-        self._user = pwd.getpwnam(UNPRIVILEGED_USER) if unprivileged and os.geteuid() == 0 else None
+        self._identity = (
+            server_identity() if unprivileged else Identity(user=None, group=None, extra_groups=None)
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -66,9 +67,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=self._user and self._user.pw_uid,
-                group=self._user and self._user.pw_gid,
-                extra_groups=self._user and [],
+                **self._identity,
                 start_new_session=True,
                 preexec_fn=end_with_parent,  # noqa: PLW1509
             )

@@ -1,7 +1,6 @@
 """The servers of the harness: PostgreSQL, PgBouncer, Redis and gunicorn."""
 
 import os
-import pwd
 import secrets
 import shlex
 import shutil
@@ -21,7 +20,15 @@ from tests.environment import ROOT, Sql, libpq_url, require_program
 from tests.pooler import CONFIGURATION
 from tests.process.service import service_environment
 from tests.support import wait_until
-from tools.postgres import SUPERUSER, UNPRIVILEGED_USER, Failure, free_port, package_folder, readable_copy
+from tools.postgres import (
+    SUPERUSER,
+    Failure,
+    chown_to_server_user,
+    free_port,
+    package_folder,
+    readable_copy,
+    server_identity,
+)
 
 POOLER_CONNECTIONS = 5
 """PgBouncer's connections to the server: fewer than two workers have to PgBouncer."""
@@ -43,14 +50,6 @@ def binaries(home: Path) -> Path:
     if os.geteuid() == 0:
         package = readable_copy(package, home)
     return package / "pginstall" / "bin"
-
-
-def chown_to_unprivileged(*paths: Path) -> None:
-    """As root, to the user who runs the servers."""
-    if os.geteuid() == 0:
-        user = pwd.getpwnam(UNPRIVILEGED_USER)
-        for path in paths:
-            os.chown(path, user.pw_uid, user.pw_gid)
 
 
 class Postgres(Program):
@@ -87,7 +86,7 @@ class Postgres(Program):
         home.mkdir(exist_ok=True)
         password = home / "password"
         password.write_text(secrets.token_urlsafe(16))
-        chown_to_unprivileged(home, password)
+        chown_to_server_user(home, password)
         postgres = cls(programs, home, password.read_text())
         postgres.run(
             "initdb",
@@ -108,7 +107,7 @@ class Postgres(Program):
     def clone(self, home: Path) -> "Postgres":
         """A streaming replica of this server; it runs."""
         home.mkdir()
-        chown_to_unprivileged(home)
+        chown_to_server_user(home)
         replica = Postgres(self._programs, home, str(self.url.password))
         source = libpq_url(self.url.update_query_dict({"application_name": "standby"}))
         self.run("pg_basebackup", "-d", source, "-D", str(replica.data), "-R", "-X", "stream", "-c", "fast")
@@ -118,16 +117,13 @@ class Postgres(Program):
 
     def run(self, program: str, *arguments: str) -> None:
         """One of PostgreSQL's programs, as the user who runs the server."""
-        user = pwd.getpwnam(UNPRIVILEGED_USER) if os.geteuid() == 0 else None
         done = subprocess.run(
             [str(self._programs / program), *arguments],
             cwd=self.home,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
             capture_output=True,
             text=True,
-            user=user and user.pw_uid,
-            group=user and user.pw_gid,
-            extra_groups=user and [],
+            **server_identity(),
             check=False,
         )
         if done.returncode:
@@ -184,7 +180,7 @@ class Pooler(Program):
         )
         (home / "users").write_text(f'"{server.username}" "{server.password}"\n')
         self.configure()
-        chown_to_unprivileged(home, *home.iterdir())
+        chown_to_server_user(home, *home.iterdir())
         super().__init__(
             [require_program("pgbouncer"), str(home / "pgbouncer.ini")],
             home / "log",
@@ -215,7 +211,7 @@ class Redis(Program):
 
     def __init__(self, home: Path) -> None:
         home.mkdir()
-        chown_to_unprivileged(home)
+        chown_to_server_user(home)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)]

@@ -32,13 +32,15 @@ def request_with_id(name: str, line: str, *fields: str, body: bytes = b"") -> by
     return request(line, f"X-Request-ID: {name}", *fields, body=body)
 
 
-def post_task(name: str, token: str, *fields: str, body: bytes = b"") -> bytes:
+def post_task(
+    name: str, token: str, *fields: str, body: bytes = b"", media_type: str = "application/json"
+) -> bytes:
     """POST /api/tasks; `fields` must include the body's framing."""
     return request_with_id(
         name,
         "POST /api/tasks HTTP/1.1",
         f"Authorization: Bearer {token}",
-        "Content-Type: application/json",
+        f"Content-Type: {media_type}",
         *fields,
         body=body,
     )

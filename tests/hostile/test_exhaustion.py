@@ -243,14 +243,7 @@ MEDIA_TYPES = {
 
 @parametrize_cases(MEDIA_TYPES)
 def test_a_long_media_type_is_refused(target: Target, token: str, case: str) -> None:
-    message = request_with_id(
-        "first",
-        "POST /api/tasks HTTP/1.1",
-        f"Authorization: Bearer {token}",
-        f"Content-Type: {case}",
-        content_length(BODY),
-        body=BODY,
-    )
+    message = post_task("first", token, content_length(BODY), body=BODY, media_type=case)
     assert_problem(target.send(message), 415, "unsupported-media-type")
 
 

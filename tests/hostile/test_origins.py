@@ -9,6 +9,7 @@ from tests.hostile.raw_http import (
     content_length,
     new_token,
     parametrize_cases,
+    post_task,
     request_with_id,
     statuses_and_ids,
 )
@@ -165,12 +166,5 @@ def test_an_allowed_origin_still_needs_a_token(target: Target) -> None:
 def test_a_body_that_needs_no_preflight_is_refused(target: Target, media_type: str) -> None:
     """Media types that a page may send without a preflight."""
     body = b'{"title": "x"}'
-    message = request_with_id(
-        "first",
-        "POST /api/tasks HTTP/1.1",
-        f"Authorization: Bearer {new_token('owner')}",
-        f"Content-Type: {media_type}",
-        content_length(body),
-        body=body,
-    )
+    message = post_task("first", new_token("owner"), content_length(body), body=body, media_type=media_type)
     assert_problem(target.send(message), 415, "unsupported-media-type")

@@ -19,7 +19,7 @@ from tests.process.clone import (
     wait_for_processes_to_exit,
 )
 from tests.support import wait_until
-from tools.postgres import TEMPORARY, UNPRIVILEGED_USER
+from tools.postgres import TEMPORARY, server_identity
 
 HOLD_SERVER = (
     "import sys; from tools.postgres import temporary_server\n"
@@ -102,8 +102,7 @@ def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
         server, lines = pid_file.read_text().split("\n", 1)
         process.kill()
     os.kill(int(server), signal.SIGKILL)
-    user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
-    bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=user)
+    bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE, **server_identity())
     try:
         pid_file.write_text(f"{bystander.pid}\n{lines}")
         with start_process(clone, "-c", HOLD_SERVER) as process:

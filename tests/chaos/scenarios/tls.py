@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 from tests.chaos.environment import Environment, Route
 from tests.chaos.proxy import proxy
 from tests.chaos.runner import Run, Scenario
-from tests.chaos.servers import Pooler, chown_to_unprivileged
+from tests.chaos.servers import Pooler
+from tools.postgres import chown_to_server_user
 
 HOST = "localhost"
 DAY = datetime.timedelta(days=1)
@@ -54,7 +55,7 @@ class Authority:
         certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.touch(0o600)
         key_file.write_bytes(private)
-        chown_to_unprivileged(key_file, certificate_file)
+        chown_to_server_user(key_file, certificate_file)
 
 
 def _name(common: str) -> x509.Name:
