@@ -73,10 +73,10 @@ def test_every_clause_it_names_exists(page: Path) -> None:
         ("`tests/test_docs.py::test_no_such_test`", ["tests/test_docs.py::test_no_such_test"]),
         ("`tests/test_docs.py::missing`", ["tests/test_docs.py::missing"]),
         ("`tests/no_such_file.py`", ["tests/no_such_file.py"]),
-        ("`tests/test_docs.py::test_a_name_that_is_gone_is_found`, `settings.py`", []),
+        ("`tests/test_docs.py::test_missing_names_are_detected`, `settings.py`", []),
     ],
 )
-def test_a_name_that_is_gone_is_found(text: str, found: list[str]) -> None:
+def test_missing_names_are_detected(text: str, found: list[str]) -> None:
     assert list(missing(text)) == found
 
 
@@ -93,13 +93,13 @@ def test_each_requirement_has_one_row_with_a_status() -> None:
     assert {row[3] for row in found} == STATUSES
 
 
-def test_what_is_met_says_how_it_is_known() -> None:
+def test_every_met_requirement_has_evidence() -> None:
     for requirement, _, _, status, how in rows("v5.0.0-"):
         if status == "met":
             assert re.search(r"::test_|by review|\]\(|v5\.0\.0-", how), requirement
 
 
-def test_what_is_missing_is_a_known_gap() -> None:
+def test_every_unmet_requirement_names_a_gap() -> None:
     known = [row[0] for row in rows(r"G\d+ ")]
     assert known == [f"G{number}" for number in range(1, len(known) + 1)]
     assert set(GAP.findall(SECURITY)) == set(known)

@@ -8,6 +8,6 @@ from tests.factories import full_task, new_task, task_patch
 
 
 @pytest.mark.parametrize("factory", [new_task, full_task, task_patch])
-def test_a_factory_refuses_a_name_that_the_body_does_not_have(factory: Callable[..., object]) -> None:
+def test_factories_reject_unknown_fields(factory: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match="has no done"):
         factory(done=True)

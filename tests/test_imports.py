@@ -55,18 +55,18 @@ def test_a_module_imports_only_its_own_layer_and_those_below(module: str) -> Non
     assert not {name for name in imported(module) if layer_of(name) in above}
 
 
-def test_there_is_no_cycle() -> None:
+def test_imports_have_no_cycle() -> None:
     graph = {module: [name for name in imported(module) if name in MODULES] for module in MODULES}
     assert len([*TopologicalSorter(graph).static_order()]) == len(MODULES)
 
 
 @pytest.mark.parametrize("module", [each for each in MODULES if each.startswith(WITHOUT_HTTP)])
-def test_the_rules_of_tasks_know_nothing_of_http(module: str) -> None:
+def test_lower_layers_do_not_import_http_frameworks(module: str) -> None:
     assert not {layer_of(name) for name in imported(module)} & {"fastapi", "starlette"}
 
 
 @pytest.mark.parametrize("module", [each for each in MODULES if each.startswith(WITHOUT_SQL)])
-def test_the_http_contract_knows_nothing_of_sql(module: str) -> None:
+def test_http_layers_do_not_import_database_libraries(module: str) -> None:
     assert not {layer_of(name) for name in imported(module)} & {"sqlalchemy", "sqlmodel", "psycopg2"}
 
 

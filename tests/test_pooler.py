@@ -35,7 +35,7 @@ def test_start_up_parameters_are_refused(pooler_url: URL, name: str) -> None:
         assert f"unsupported startup parameter: {name}".encode() in connection.recv(4096)
 
 
-def test_the_parameters_that_neon_follows_are_followed(
+def test_parameters_that_neon_supports_are_supported(
     pooler_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGTZ", "Asia/Tokyo")
@@ -47,7 +47,7 @@ def test_the_parameters_that_neon_follows_are_followed(
     assert found == ["x", "LATIN1", "Asia/Tokyo", "ISO, DMY"]
 
 
-def test_callers_share_fewer_connections_than_they_have(pooler_url: URL) -> None:
+def test_clients_share_server_connections(pooler_url: URL) -> None:
     callers = [Sql(pooler_url) for _ in range(3 * SERVER_CONNECTIONS)]
     backends = {caller("SELECT pg_backend_pid()")[0] for caller in callers}
     for caller in callers:
@@ -65,7 +65,7 @@ def test_a_database_can_be_dropped_behind_it(server_url: URL, pooler_url: URL) -
     sql.close()
 
 
-def test_a_port_in_use_is_one_clear_line(server_url: URL) -> None:
+def test_a_port_in_use_is_reported_in_one_line(server_url: URL) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (

@@ -78,14 +78,14 @@ def load(**changes: str) -> Settings:
         ("WEB_CONCURRENCY", "0"),
     ],
 )
-def test_a_fault_is_named(name: str, value: str) -> None:
+def test_an_invalid_setting_is_reported_by_name(name: str, value: str) -> None:
     [line] = faults(**{name: value})
     assert line.startswith(f"{name}: ")
     assert "value error" not in line
 
 
 @pytest.mark.spec("process.settings")
-def test_all_faults_are_named_at_once() -> None:
+def test_all_invalid_settings_are_reported_at_once() -> None:
     lines = faults(
         DATABASE_URL="", BETTER_AUTH_SECRET="tooshort", JWKS_URL="ftp://x", PORT="x", CORS_ORIGINS="*"
     )
@@ -96,7 +96,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 @pytest.mark.spec("process.settings")
-def test_there_is_one_source_of_keys() -> None:
+def test_exactly_one_key_source_is_required() -> None:
     assert faults(BETTER_AUTH_SECRET="") == [
         "BETTER_AUTH_SECRET: is missing (or set BETTER_AUTH_URL or JWKS_URL)"
     ]
@@ -106,7 +106,7 @@ def test_there_is_one_source_of_keys() -> None:
 
 
 @pytest.mark.spec("process.settings")
-def test_keys_at_an_url_need_an_issuer_and_an_audience() -> None:
+def test_jwks_url_requires_an_issuer_and_an_audience() -> None:
     lines = faults(BETTER_AUTH_SECRET="", JWKS_URL=f"{ORIGIN}/jwks")
     assert [line.partition(":")[0] for line in lines] == ["JWT_ISSUER", "JWT_AUDIENCE"]
     bound = load(BETTER_AUTH_SECRET="", JWKS_URL=f"{ORIGIN}/jwks", JWT_ISSUER="i", JWT_AUDIENCE="a")
@@ -125,28 +125,28 @@ def test_keys_at_an_url_need_an_issuer_and_an_audience() -> None:
         f"{ORIGIN}?x=1",
     ],
 )
-def test_keys_come_over_a_line_that_can_be_trusted(url: str) -> None:
+def test_key_urls_require_https_unless_loopback(url: str) -> None:
     [line] = faults(BETTER_AUTH_SECRET="", BETTER_AUTH_URL=url)
     assert line.startswith("BETTER_AUTH_URL: ")
 
 
 @pytest.mark.spec("auth.jwks.source", "auth.jwks.issuer-default")
 @pytest.mark.parametrize("url", [ORIGIN, f"{ORIGIN}/", "http://localhost:3000", "http://127.0.0.1:3000/"])
-def test_better_auth_says_where_keys_are_and_who_issues(url: str) -> None:
+def test_better_auth_url_sets_keys_issuer_and_audience(url: str) -> None:
     settings = load(BETTER_AUTH_SECRET="", BETTER_AUTH_URL=url)
     base = url.rstrip("/")
     assert (settings.keys_url, settings.issuer, settings.audience) == (f"{base}/api/auth/jwks", base, base)
 
 
 @pytest.mark.spec("auth.jwks.source")
-def test_keys_come_from_their_own_url_when_there_is_one() -> None:
+def test_jwks_url_overrides_better_auth_url() -> None:
     settings = load(BETTER_AUTH_SECRET="", BETTER_AUTH_URL=ORIGIN, JWKS_URL=f"{ORIGIN}/keys.json")
     assert (settings.keys_url, settings.issuer) == (f"{ORIGIN}/keys.json", ORIGIN)
 
 
 @pytest.mark.spec("schema.url")
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
-def test_both_schemes_mean_psycopg2(scheme: str) -> None:
+def test_every_url_scheme_selects_psycopg2(scheme: str) -> None:
     url = load(DATABASE_URL=f"{scheme}://app:p%40ss@localhost:5433/tasks").database_url
     assert url.drivername == "postgresql+psycopg2"
     assert (url.username, url.password, url.host, url.port, url.database) == (
@@ -181,11 +181,11 @@ def test_both_schemes_mean_psycopg2(scheme: str) -> None:
         ("postgres:///tasks?host=/var/run/postgresql", None),
     ],
 )
-def test_other_machines_are_reached_over_tls(url: str, sslmode: str | None) -> None:
+def test_remote_databases_require_tls(url: str, sslmode: str | None) -> None:
     assert load(DATABASE_URL=url).database_url.query.get("sslmode") == sslmode
 
 
-def test_secrets_do_not_show_themselves() -> None:
+def test_secrets_are_hidden_in_reprs() -> None:
     settings = load(RATE_LIMIT_STORAGE_URL="redis://:hunter2@localhost")
     shown = f"{settings} {settings!r} {settings.direct_url}"
     assert "hunter2" not in shown
@@ -193,26 +193,26 @@ def test_secrets_do_not_show_themselves() -> None:
 
 
 @pytest.mark.spec("process.settings")
-def test_a_fault_is_named_once() -> None:
+def test_an_invalid_setting_is_reported_once() -> None:
     assert len(faults(BETTER_AUTH_SECRET="first,second")) == 1
 
 
 @pytest.mark.spec("process.settings")
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"A=\xe9\n"])
-def test_a_file_that_cannot_be_read_is_named(content: bytes) -> None:
+def test_an_unreadable_env_file_is_reported(content: bytes) -> None:
     Path(".env").write_bytes(content)
     with environment_variables(**GOOD), pytest.raises(SystemExit, match=r"The file \.env cannot be read"):
         Settings.load()
 
 
 @pytest.mark.spec("limits.requests", "limits.failures")
-def test_rates_have_defaults() -> None:
+def test_rate_limits_have_defaults() -> None:
     settings = load()
     assert str(settings.rate_limit_requests) == "600 per 1 minute"
     assert str(settings.rate_limit_auth_failures) == "60 per 1 minute"
 
 
-def test_an_empty_variable_is_like_none() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     settings = load(JWKS_URL="", JWT_AUDIENCE="", PORT="", CORS_ORIGINS="")
     assert (settings.jwks_url, settings.jwt_audience, settings.port, settings.cors_origins) == (
         None,
@@ -222,12 +222,12 @@ def test_an_empty_variable_is_like_none() -> None:
     )
 
 
-def test_migrations_need_the_database_alone() -> None:
+def test_migrations_need_only_the_database_url() -> None:
     with environment_variables(DATABASE_URL=GOOD["DATABASE_URL"]):
         assert DatabaseSettings.load().direct_url.host == "localhost"
 
 
-def test_a_file_may_hold_the_settings() -> None:
+def test_settings_are_read_from_an_env_file() -> None:
     Path(".env").write_text(
         "".join(f"{name}={value!r}\n" for name, value in GOOD.items()) + "PORT=9000\nOTHER=1\n"
     )

@@ -23,13 +23,13 @@ def marks() -> Iterator[str]:
                 yield from (ast.literal_eval(argument) for argument in node.args)
 
 
-def test_every_clause_is_proven_and_every_proof_has_a_clause() -> None:
+def test_every_clause_has_a_test_and_every_mark_a_clause() -> None:
     specified, proven = set(clauses()), set(marks())
     assert sorted(specified - proven) == [], "clauses without a test"
     assert sorted(proven - specified) == [], "marks without a clause"
 
 
-def test_no_clause_has_the_id_of_another() -> None:
+def test_clause_ids_are_unique() -> None:
     assert [clause for clause, count in Counter(clauses()).items() if count > 1] == []
 
 

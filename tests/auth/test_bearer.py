@@ -20,25 +20,25 @@ def test_every_operation_needs_a_token(anonymous: Caller, operation: Operation) 
 
 @pytest.mark.spec("auth.bearer")
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
-def test_the_schemes_name_is_not_case_sensitive(owner: Caller, anonymous: Caller, scheme: str) -> None:
+def test_the_scheme_is_case_insensitive(owner: Caller, anonymous: Caller, scheme: str) -> None:
     assert anonymous.get(headers={"Authorization": f"{scheme} {owner.token}"}).status_code == 200
 
 
 @pytest.mark.spec("auth.missing")
 @pytest.mark.parametrize("value", ["", "Basic dXNlcjpwYXNz", "Token x", "Bearer\tx", "Bearerx", "Digest x"])
-def test_another_scheme_is_like_none(anonymous: Caller, value: str) -> None:
+def test_another_scheme_counts_as_no_credentials(anonymous: Caller, value: str) -> None:
     assert_unauthorized(anonymous.get(headers={"Authorization": value}), None)
 
 
 @pytest.mark.spec("auth.missing")
-def test_a_token_elsewhere_is_not_looked_for(owner: Caller, anonymous: Caller) -> None:
+def test_a_token_outside_the_authorization_header_is_ignored(owner: Caller, anonymous: Caller) -> None:
     for place in ("Cookie", "X-Authorization", "Proxy-Authorization"):
         assert_unauthorized(anonymous.get(headers={place: f"Bearer {owner.token}"}), None)
     assert_unauthorized(anonymous.get(f"{TASKS}?access_token={owner.token}"), None)
 
 
 @pytest.mark.spec("auth.one-header")
-def test_two_headers_are_refused_even_when_both_are_good(owner: Caller, stranger: Caller) -> None:
+def test_it_rejects_two_authorization_headers_even_if_both_are_valid(owner: Caller, stranger: Caller) -> None:
     for tokens in ((owner.token, owner.token), (owner.token, stranger.token), (owner.token, "x")):
         headers = [("Authorization", f"Bearer {token}") for token in tokens]
         response = owner.client.get(TASKS, headers=headers)
@@ -64,7 +64,7 @@ def test_two_headers_are_refused_even_when_both_are_good(owner: Caller, stranger
         "a.b.c,d.e.f",
     ],
 )
-def test_garbage_is_refused_and_not_repeated(anonymous: Caller, token: str) -> None:
+def test_it_rejects_malformed_tokens_without_echoing_them(anonymous: Caller, token: str) -> None:
     response = anonymous.client.get(TASKS, headers=[(b"Authorization", f"Bearer {token}".encode("latin-1"))])
     assert_unauthorized(response, MALFORMED)
 
@@ -72,7 +72,9 @@ def test_garbage_is_refused_and_not_repeated(anonymous: Caller, token: str) -> N
 @pytest.mark.spec("auth.invalid")
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(parts=st.lists(st.binary(max_size=60), min_size=3, max_size=3), raw=st.booleans())
-def test_no_token_is_a_fault(anonymous: Caller, parts: list[bytes], raw: bool) -> None:
+def test_arbitrary_tokens_never_cause_a_server_error(
+    anonymous: Caller, parts: list[bytes], raw: bool
+) -> None:
     encoded = [part if raw else base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts]
     value = b"Bearer " + b".".join(encoded).replace(b"\r", b"").replace(b"\n", b"").replace(b"\0", b"")
     response = anonymous.client.get(TASKS, headers=[(b"Authorization", value)])
@@ -92,7 +94,9 @@ def test_no_token_is_a_fault(anonymous: Caller, parts: list[bytes], raw: bool) -
         ("DELETE", f"{TASKS}/no-uuid", b""),
     ],
 )
-def test_it_comes_before_everything_else(anonymous: Caller, method: str, path: str, content: bytes) -> None:
+def test_authentication_precedes_all_other_validation(
+    anonymous: Caller, method: str, path: str, content: bytes
+) -> None:
     for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}):
         assert_unauthorized(anonymous.request(method, path, content=content, headers=headers), None)
 

@@ -85,7 +85,7 @@ def assert_unavailable(client: TestClient, token: str) -> None:
 
 @pytest.mark.spec("auth.jwks.source", "auth.jwks.algorithms")
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256", "RS256"])
-def test_a_good_token_is_accepted(client: TestClient, published: KeyServer, algorithm: str) -> None:
+def test_it_accepts_a_valid_token(client: TestClient, published: KeyServer, algorithm: str) -> None:
     key = SigningKey("k", algorithm)
     published.keys = [SigningKey("other").jwk, key.jwk]
     assert status_for(client, key.sign(claims(published))) == 200
@@ -93,7 +93,7 @@ def test_a_good_token_is_accepted(client: TestClient, published: KeyServer, algo
 
 
 @pytest.mark.spec("auth.jwks.source")
-def test_keys_may_be_elsewhere(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+def test_jwks_url_overrides_the_default_location(serve: Serve, published: KeyServer, key: SigningKey) -> None:
     bound = {"jwt_issuer": published.url, "jwt_audience": "tasks"}
     client = serve(better_auth_secret=None, jwks_url=f"{published.url}/keys.json", **bound)
     assert status_for(client, key.sign(claims(published, aud="tasks"))) == 200
@@ -101,7 +101,9 @@ def test_keys_may_be_elsewhere(serve: Serve, published: KeyServer, key: SigningK
 
 
 @pytest.mark.spec("auth.issuer", "auth.jwks.issuer-default")
-def test_an_issuer_of_its_own_replaces_the_url(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+def test_jwt_issuer_overrides_the_better_auth_url(
+    serve: Serve, published: KeyServer, key: SigningKey
+) -> None:
     issuer = "https://issuer.example.com"
     client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_issuer=issuer)
     assert status_for(client, key.sign(claims(published, iss=issuer))) == 200
@@ -110,7 +112,9 @@ def test_an_issuer_of_its_own_replaces_the_url(serve: Serve, published: KeyServe
 
 
 @pytest.mark.spec("auth.audience", "auth.jwks.issuer-default")
-def test_an_audience_of_its_own_replaces_the_url(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+def test_jwt_audience_overrides_the_better_auth_url(
+    serve: Serve, published: KeyServer, key: SigningKey
+) -> None:
     client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_audience="tasks")
     assert status_for(client, key.sign(claims(published, aud="tasks"))) == 200
     refused = Caller(client, "", key.sign(claims(published))).get()
@@ -118,7 +122,9 @@ def test_an_audience_of_its_own_replaces_the_url(serve: Serve, published: KeySer
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
-def test_a_public_key_is_no_secret(client: TestClient, published: KeyServer, key: SigningKey) -> None:
+def test_a_public_key_is_not_accepted_as_an_hmac_secret(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
     """HS256 with what is published as the secret: the classic confusion of algorithms."""
     public = key.private.public_key()
     for secret in (
@@ -134,7 +140,7 @@ def test_a_public_key_is_no_secret(client: TestClient, published: KeyServer, key
 
 
 @pytest.mark.spec("auth.jwks.algorithms")
-def test_a_key_is_good_for_its_own_algorithm_alone(
+def test_a_key_verifies_only_its_own_algorithm(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     confused = SigningKey(key.kid, "ES256").sign(claims(published))
@@ -149,7 +155,7 @@ def test_a_key_is_good_for_its_own_algorithm_alone(
         {"kty": "oct", "k": base64url(SECRET.encode()), "kid": "k"},
     ],
 )
-def test_a_published_secret_is_not_used(
+def test_published_symmetric_keys_are_ignored(
     client: TestClient, published: KeyServer, jwk: dict[str, object]
 ) -> None:
     published.keys = [jwk]
@@ -159,7 +165,7 @@ def test_a_published_secret_is_not_used(
 
 @pytest.mark.spec("auth.jwks.algorithms")
 @pytest.mark.usefixtures("no_refetch_delay")
-def test_keys_for_other_purposes_are_passed_over(
+def test_unusable_published_keys_are_skipped(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     published.keys = [
@@ -229,7 +235,7 @@ def test_issuer_and_audience_default_to_the_url(
 
 
 @pytest.mark.spec("auth.jwks.unknown-kid")
-def test_unknown_key_ids_do_not_make_a_flood_of_fetches(
+def test_unknown_key_ids_do_not_trigger_repeated_fetches(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
@@ -258,7 +264,7 @@ def test_an_unknown_key_id_is_looked_up_again_after_5_seconds(
 
 @pytest.mark.spec("auth.jwks.unknown-kid", "auth.jwks.rotation")
 @pytest.mark.usefixtures("no_refetch_delay")
-def test_a_new_key_is_found_at_once(client: TestClient, published: KeyServer, key: SigningKey) -> None:
+def test_a_new_key_is_fetched_immediately(client: TestClient, published: KeyServer, key: SigningKey) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
     new = SigningKey("second", "ES256")
     published.keys = [new.jwk, key.jwk]
@@ -268,7 +274,7 @@ def test_a_new_key_is_found_at_once(client: TestClient, published: KeyServer, ke
 
 
 @pytest.mark.spec("auth.jwks.rotation", "auth.jwks.refresh")
-def test_a_key_that_is_withdrawn_is_refused_once_the_keys_are_old(
+def test_a_withdrawn_key_is_rejected_after_the_keys_expire(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
@@ -278,7 +284,7 @@ def test_a_key_that_is_withdrawn_is_refused_once_the_keys_are_old(
 
 
 @pytest.mark.spec("auth.jwks.refresh")
-def test_keys_are_fetched_ahead_of_their_time(
+def test_keys_are_refreshed_before_they_expire(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
@@ -294,7 +300,7 @@ def test_keys_are_fetched_ahead_of_their_time(
 
 @pytest.mark.spec("auth.jwks.stale")
 @pytest.mark.usefixtures("no_refetch_delay")
-def test_old_keys_are_used_while_the_endpoint_is_down(
+def test_stale_keys_are_used_while_the_endpoint_is_down(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
@@ -313,7 +319,7 @@ def test_old_keys_are_used_while_the_endpoint_is_down(
 
 @pytest.mark.spec("auth.jwks.stale", "auth.jwks.refresh")
 @pytest.mark.usefixtures("no_refetch_delay")
-def test_old_keys_are_used_at_once_while_the_endpoint_hangs(
+def test_stale_keys_are_used_without_waiting_for_a_hung_endpoint(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
@@ -326,16 +332,14 @@ def test_old_keys_are_used_at_once_while_the_endpoint_hangs(
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
-def test_without_any_keys_the_answer_is_503(
-    client: TestClient, published: KeyServer, key: SigningKey
-) -> None:
+def test_it_responds_503_without_any_keys(client: TestClient, published: KeyServer, key: SigningKey) -> None:
     published.answer = (503, {}, b"")
     assert_unavailable(client, key.sign(claims(published)))
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
 @pytest.mark.usefixtures("no_refetch_delay")
-def test_a_key_that_may_be_new_gets_503_while_nobody_can_tell(
+def test_an_unknown_key_gets_503_while_the_endpoint_is_down(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
@@ -345,7 +349,9 @@ def test_a_key_that_may_be_new_gets_503_while_nobody_can_tell(
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
-def test_nobody_listens(serve: Serve, published: KeyServer, key: SigningKey) -> None:
+def test_it_responds_503_when_the_endpoint_refuses_connections(
+    serve: Serve, published: KeyServer, key: SigningKey
+) -> None:
     client = serve(better_auth_secret=None, better_auth_url="http://127.0.0.1:1")
     assert_unavailable(client, key.sign(claims(published)))
 
@@ -371,7 +377,7 @@ def test_nobody_listens(serve: Serve, published: KeyServer, key: SigningKey) -> 
     ids=lambda answer: f"{answer[0]}-{answer[2][:12]!r}",
 )
 @pytest.mark.usefixtures("no_refetch_delay")
-def test_what_is_no_key_set_is_no_answer(
+def test_an_invalid_key_set_is_ignored(
     client: TestClient, published: KeyServer, key: SigningKey, answer: tuple[int, dict[str, str], bytes]
 ) -> None:
     published.answer = answer
@@ -382,7 +388,7 @@ def test_what_is_no_key_set_is_no_answer(
 
 
 @pytest.mark.spec("auth.jwks.hostile")
-def test_an_endpoint_that_hangs_is_given_up(
+def test_fetching_from_a_hung_endpoint_times_out(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert keys.FETCH_SECONDS == 5
@@ -393,7 +399,7 @@ def test_an_endpoint_that_hangs_is_given_up(
 
 @pytest.mark.spec("auth.jwks.hostile")
 @pytest.mark.parametrize("where", ["head", "body"])
-def test_an_endpoint_that_drips_is_given_up(
+def test_fetching_from_a_slow_endpoint_times_out(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     monkeypatch.setattr(keys, "FETCH_SECONDS", 0.3)
@@ -404,7 +410,7 @@ def test_an_endpoint_that_drips_is_given_up(
 
 @pytest.mark.spec("auth.jwks.hostile")
 @pytest.mark.parametrize(("size", "status"), [(65_536, 200), (65_537, 503)])
-def test_a_key_set_may_have_so_many_bytes(
+def test_the_size_of_a_key_set_is_limited(
     client: TestClient, published: KeyServer, key: SigningKey, size: int, status: int
 ) -> None:
     document = json.dumps({"keys": [key.jwk]}).encode()
@@ -413,7 +419,7 @@ def test_a_key_set_may_have_so_many_bytes(
 
 
 @pytest.mark.spec("auth.jwks.source")
-def test_a_proxy_is_not_asked(
+def test_proxy_environment_variables_are_ignored(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -421,7 +427,7 @@ def test_a_proxy_is_not_asked(
 
 
 @pytest.mark.spec("auth.jwks.unavailable")
-def test_the_service_lives_while_the_endpoint_hangs(
+def test_a_hung_endpoint_does_not_block_other_requests(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
     """The fetch is off the event loop: other requests are answered meanwhile."""

@@ -44,7 +44,7 @@ def unique_user_id() -> str:
 
 
 @pytest.mark.spec("limits.requests", "limits.headers")
-def test_a_user_has_so_many_requests(serve: Serve) -> None:
+def test_requests_are_limited_for_each_user(serve: Serve) -> None:
     client = serve(rate_limit_requests="3/minute")
     caller, other = client_as(client, unique_user_id()), client_as(client, unique_user_id())
     assert [caller.get().status_code for _ in range(3)] == [200] * 3
@@ -54,7 +54,7 @@ def test_a_user_has_so_many_requests(serve: Serve) -> None:
 
 
 @pytest.mark.spec("limits.requests")
-def test_requests_count_whatever_becomes_of_them(serve: Serve) -> None:
+def test_failed_requests_count_against_the_limit(serve: Serve) -> None:
     client = serve(rate_limit_requests="4/hour")
     caller = client_as(client, unique_user_id())
     reader = client_as(client, caller.user_id, scope="tasks:read")
@@ -70,14 +70,14 @@ def test_requests_count_whatever_becomes_of_them(serve: Serve) -> None:
 
 
 @pytest.mark.spec("limits.requests", "limits.headers")
-def test_a_rate_may_be_for_several_windows(serve: Serve) -> None:
+def test_a_limit_may_span_several_time_units(serve: Serve) -> None:
     caller = client_as(serve(rate_limit_requests="1 per 5 minutes"), unique_user_id())
     caller.get()
     assert_limited(caller.get(), "requests", 1, 300)
 
 
 @pytest.mark.spec("limits.storage")
-def test_a_window_that_has_ended_is_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_window_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     rate, now = parse("2/minute"), 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
 
@@ -114,7 +114,7 @@ def first_hits(windows: LocalWindows, keys: Iterator[str], name: str = "requests
 
 
 @pytest.mark.spec("limits.memory")
-def test_a_flood_of_newcomers_replaces_the_oldest_window_and_locks_nobody_out() -> None:
+def test_the_oldest_window_is_evicted_when_the_table_is_full() -> None:
     windows = LocalWindows(size=100)
     assert first_hits(windows, iter(["flooder"] * 2)) == [True, False]
     assert all(first_hits(windows, (f"newcomer-{number}" for number in range(99))))
@@ -123,7 +123,7 @@ def test_a_flood_of_newcomers_replaces_the_oldest_window_and_locks_nobody_out() 
 
 
 @pytest.mark.spec("limits.memory")
-def test_a_window_that_began_anew_is_as_young_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restarted_window_is_evicted_last(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
     windows = LocalWindows(size=2)
@@ -134,7 +134,7 @@ def test_a_window_that_began_anew_is_as_young_as_any(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.spec("limits.memory")
-def test_refusals_displace_no_users_window() -> None:
+def test_auth_failures_do_not_evict_request_windows() -> None:
     windows = LocalWindows(size=10)
     assert first_hits(windows, iter(["ann"])) == [True]
     assert all(first_hits(windows, (f"address-{number}" for number in range(1_000)), "auth-failures"))
@@ -142,7 +142,7 @@ def test_refusals_displace_no_users_window() -> None:
 
 
 @pytest.mark.spec("limits.memory")
-def test_long_ids_that_differ_in_their_last_character_are_counted_apart() -> None:
+def test_long_ids_with_a_common_prefix_are_counted_separately() -> None:
     windows, long = LocalWindows(), "\N{GRINNING FACE}" * 254
     assert first_hits(windows, iter([f"{long}a", f"{long}b", f"{long}a", long])) == [True, True, False, True]
 
@@ -162,7 +162,7 @@ def networks() -> Iterator[str]:
     ],
     ids=["networks", "the largest IDs that are stored as they are", "the largest IDs"],
 )
-def test_any_number_of_clients_takes_so_much_memory(keys: Iterator[str], hits: int, megabytes: int) -> None:
+def test_memory_is_bounded_for_any_number_of_clients(keys: Iterator[str], hits: int, megabytes: int) -> None:
     async def scenario() -> None:
         windows = LocalWindows()
         for _ in range(hits):
@@ -197,7 +197,7 @@ def count_opcodes(action: Callable[[], object]) -> int:
 
 
 @pytest.mark.spec("limits.memory")
-def test_a_hit_visits_no_other_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hit_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when all windows have ended, and there would be most to throw away."""
     now = 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
@@ -219,7 +219,7 @@ def test_a_hit_visits_no_other_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.spec("limits.failures", "limits.headers")
-def test_an_address_is_refused_so_many_times(serve: Serve) -> None:
+def test_auth_failures_are_limited_for_each_address(serve: Serve) -> None:
     client = serve(rate_limit_auth_failures="2/minute")
     anonymous, forger = Caller(client, "", None), Caller(client, "", "a.b.c")
     assert_unauthorized(anonymous.get(), None)
@@ -229,7 +229,7 @@ def test_an_address_is_refused_so_many_times(serve: Serve) -> None:
 
 
 @pytest.mark.spec("limits.good-token")
-def test_a_good_token_is_never_locked_out(serve: Serve) -> None:
+def test_auth_failures_do_not_block_valid_tokens(serve: Serve) -> None:
     client = serve(rate_limit_auth_failures="1/minute")
     anonymous = Caller(client, "", None)
     assert [anonymous.get().status_code for _ in range(3)] == [401, 429, 429]
@@ -243,13 +243,13 @@ def status_from(client: object, forwarded: str | None) -> int:
 
 
 @pytest.mark.spec("limits.address")
-def test_without_a_proxy_the_header_is_the_clients_own_invention(serve: Serve) -> None:
+def test_x_forwarded_for_is_ignored_without_a_trusted_proxy(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute"), "", None)
     assert [status_from(caller, f"198.51.100.{n}") for n in range(3)] == [401, 429, 429]
 
 
 @pytest.mark.spec("limits.address")
-def test_behind_a_proxy_its_last_entry_counts(serve: Serve) -> None:
+def test_behind_one_proxy_the_last_entry_is_the_client(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=1), "", None)
     assert status_from(caller, "198.51.100.1") == 401
     assert status_from(caller, "203.0.113.9, 198.51.100.1") == 429
@@ -257,7 +257,7 @@ def test_behind_a_proxy_its_last_entry_counts(serve: Serve) -> None:
 
 
 @pytest.mark.spec("limits.address")
-def test_behind_two_proxies_the_last_but_one_counts(serve: Serve) -> None:
+def test_behind_two_proxies_the_second_to_last_entry_is_the_client(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=2), "", None)
     assert status_from(caller, "198.51.100.1, 10.0.0.1") == 401
     assert status_from(caller, "6.6.6.6,198.51.100.1 ,10.0.0.2") == 429
@@ -268,7 +268,7 @@ def test_behind_two_proxies_the_last_but_one_counts(serve: Serve) -> None:
     "forwarded",
     ["", "198.51.100.1", "x, y", "unknown, 10.0.0.1", ", ,", "\u00e9, 10.0.0.1", "1.2.3.4:80, 10.0.0.1"],
 )
-def test_a_header_that_does_not_serve_leaves_the_socket(serve: Serve, forwarded: str) -> None:
+def test_an_unusable_header_falls_back_to_the_peer_address(serve: Serve, forwarded: str) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=2), "", None)
     assert status_from(caller, None) == 401
     headers = [(b"X-Forwarded-For", forwarded.encode("latin-1"))]
@@ -276,7 +276,7 @@ def test_a_header_that_does_not_serve_leaves_the_socket(serve: Serve, forwarded:
 
 
 @pytest.mark.spec("limits.address")
-def test_an_ipv6_network_is_one_client(serve: Serve) -> None:
+def test_an_ipv6_64_network_counts_as_one_client(serve: Serve) -> None:
     caller = Caller(serve(rate_limit_auth_failures="1/minute", trusted_proxy_hops=1), "", None)
     assert status_from(caller, "2001:db8:1:2::1") == 401
     assert status_from(caller, "2001:db8:1:2:ffff::9") == 429
@@ -287,7 +287,7 @@ def test_an_ipv6_network_is_one_client(serve: Serve) -> None:
 
 
 @pytest.mark.spec("limits.storage-down")
-def test_without_its_redis_the_process_counts_by_itself(serve: Serve) -> None:
+def test_it_counts_in_memory_while_redis_is_down(serve: Serve) -> None:
     client = serve(rate_limit_storage_url="redis://127.0.0.1:1", rate_limit_requests="2/minute")
     caller = client_as(client, unique_user_id())
     assert [caller.get().status_code for _ in range(2)] == [200] * 2
@@ -329,7 +329,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.mark.spec("limits.storage")
-def test_processes_with_one_redis_count_together(serve: Serve, redis: Redis) -> None:
+def test_processes_share_counters_in_redis(serve: Serve, redis: Redis) -> None:
     user_id = unique_user_id()
     first, second = (
         client_as(serve(rate_limit_storage_url=redis.url, rate_limit_requests="3/minute"), user_id)
@@ -341,14 +341,14 @@ def test_processes_with_one_redis_count_together(serve: Serve, redis: Redis) -> 
 
 
 @pytest.mark.spec("limits.storage")
-def test_processes_without_one_count_for_themselves(serve: Serve) -> None:
+def test_processes_without_redis_count_separately(serve: Serve) -> None:
     user_id = unique_user_id()
     first, second = (client_as(serve(rate_limit_requests="1/minute"), user_id) for _ in range(2))
     assert [caller.get().status_code for caller in (first, second, first, second)] == [200, 200, 429, 429]
 
 
 @pytest.mark.spec("limits.storage-down")
-def test_a_redis_that_comes_back_counts_again(
+def test_it_returns_to_redis_after_an_outage(
     serve: Serve, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limits, "PAUSE_SECONDS", 0)

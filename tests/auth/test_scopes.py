@@ -36,7 +36,7 @@ def test_without_a_scope_everything_is_allowed(
 
 
 @pytest.mark.spec("auth.scope.limits")
-def test_a_token_for_reading_only_reads(client: TestClient, user_id: str) -> None:
+def test_the_read_scope_allows_only_reads(client: TestClient, user_id: str) -> None:
     task = client_as(client, user_id).create(completed=False)
     reader = client_as(client, user_id, scope="openid tasks:read")
     for operation in READS:
@@ -47,7 +47,7 @@ def test_a_token_for_reading_only_reads(client: TestClient, user_id: str) -> Non
 
 
 @pytest.mark.spec("auth.scope.limits")
-def test_a_token_for_writing_only_writes(client: TestClient, user_id: str) -> None:
+def test_the_write_scope_allows_only_writes(client: TestClient, user_id: str) -> None:
     writer = client_as(client, user_id, scope="tasks:write")
     for operation in READS:
         assert_insufficient(operation.send(writer), READ)
@@ -87,5 +87,5 @@ def test_both_scopes_allow_everything(client: TestClient, user_id: str) -> None:
 
 @pytest.mark.spec("auth.scope.malformed")
 @pytest.mark.parametrize("scope", [None, ["tasks:read"], 5, True, False, [], {"tasks": "read"}])
-def test_a_scope_that_is_no_string_is_refused(client: TestClient, user_id: str, scope: object) -> None:
+def test_it_rejects_a_scope_that_is_not_a_string(client: TestClient, user_id: str, scope: object) -> None:
     assert_unauthorized(client_as(client, user_id, scope=scope).get(), "The scope is not a string")

@@ -54,7 +54,7 @@ def assert_token_refused(client: TestClient, token: str, description: str) -> No
 
 
 @pytest.mark.spec("auth.hs256", "auth.sub")
-def test_a_good_token_names_its_user(client: TestClient) -> None:
+def test_the_subject_of_a_valid_token_is_the_user(client: TestClient) -> None:
     user_id = f"user-{uuid.uuid4()}"
     task = Caller(client, user_id, token_with(sub=user_id)).create()
     assert task["user_id"] == user_id
@@ -124,19 +124,19 @@ def test_any_of_several_secrets_is_accepted(serve: Serve) -> None:
 
 
 @pytest.mark.spec("auth.secret-rotation")
-def test_a_secret_that_was_taken_out_is_refused(serve: Serve) -> None:
+def test_a_removed_secret_is_rejected(serve: Serve) -> None:
     assert_token_refused(serve(better_auth_secret="x" * 32), mint(SECRET, "somebody"), BAD_SIGNATURE)
 
 
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize("seconds", [-29, 0, 5])
-def test_it_is_accepted_until_shortly_after_its_expiry(client: TestClient, seconds: int) -> None:
+def test_a_token_is_accepted_within_the_leeway_after_expiry(client: TestClient, seconds: int) -> None:
     assert status_for(client, token_with(exp=int(time.time()) + seconds + 1)) == 200
 
 
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize("seconds", [-31, -3600, -1_700_000_000])
-def test_it_is_refused_after_that(client: TestClient, seconds: int) -> None:
+def test_an_expired_token_is_rejected(client: TestClient, seconds: int) -> None:
     assert_token_refused(client, token_with(exp=int(time.time()) + seconds), "The token has expired")
 
 
@@ -144,13 +144,13 @@ def test_it_is_refused_after_that(client: TestClient, seconds: int) -> None:
 @pytest.mark.parametrize(
     "expiry", ["4102444800", True, 1e300, 10**30, 253_402_300_800, [4_102_444_800], {}, "", "soon"]
 )
-def test_an_expiry_that_is_no_time_is_refused(client: TestClient, expiry: object) -> None:
+def test_it_rejects_an_expiry_that_is_not_a_timestamp(client: TestClient, expiry: object) -> None:
     assert status_for(client, token_with(exp=expiry)) == 401
 
 
 @pytest.mark.spec("auth.exp")
 @pytest.mark.parametrize("expiry", ["NaN", "Infinity", "-Infinity", "1e999", "-0"])
-def test_an_expiry_that_is_no_number_is_refused(client: TestClient, expiry: str) -> None:
+def test_it_rejects_an_expiry_that_is_not_a_number(client: TestClient, expiry: str) -> None:
     assert status_for(client, sign({"alg": "HS256"}, f'{{"sub": "somebody", "exp": {expiry}}}')) == 401
 
 
@@ -160,13 +160,13 @@ def test_it_needs_an_expiry(client: TestClient) -> None:
 
 
 @pytest.mark.spec("auth.exp")
-def test_a_fraction_of_a_second_is_a_time(client: TestClient) -> None:
+def test_an_expiry_may_have_fractional_seconds(client: TestClient) -> None:
     assert status_for(client, token_with(exp=NOW + 3600.5)) == 200
 
 
 @pytest.mark.spec("auth.nbf")
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
-def test_a_token_of_the_future_is_refused(client: TestClient, claim: str) -> None:
+def test_a_token_that_is_not_valid_yet_is_rejected(client: TestClient, claim: str) -> None:
     assert status_for(client, token_with(**{claim: int(time.time()) + 20})) == 200
     assert_token_refused(client, token_with(**{claim: int(time.time()) + 60}), "The token is not valid yet")
     assert status_for(client, token_with(**{claim: "later"})) == 401
@@ -184,13 +184,13 @@ def test_any_text_may_be_a_subject(client: TestClient, subject: str) -> None:
 @pytest.mark.parametrize(
     "subject", ["", "x" * 256, "a\0b", "a\nb", "\x1f", "\x7f", "\x85", "a\ud800", "\udfff"]
 )
-def test_another_subject_is_refused(client: TestClient, subject: str) -> None:
+def test_it_rejects_invalid_subjects(client: TestClient, subject: str) -> None:
     assert_token_refused(client, token_with(sub=subject), BAD_SUBJECT)
 
 
 @pytest.mark.spec("auth.sub")
 @pytest.mark.parametrize("subject", [1, 1.5, True, [], ["somebody"], {"id": "somebody"}])
-def test_a_subject_that_is_no_string_is_refused(client: TestClient, subject: object) -> None:
+def test_it_rejects_a_subject_that_is_not_a_string(client: TestClient, subject: object) -> None:
     assert status_for(client, token_with(sub=subject)) == 401
 
 
@@ -200,14 +200,14 @@ def test_it_needs_a_subject(client: TestClient) -> None:
 
 
 @pytest.mark.spec("auth.email-link")
-def test_an_email_verification_token_opens_no_session(client: TestClient) -> None:
+def test_an_email_verification_token_is_rejected(client: TestClient) -> None:
     """As `createEmailVerificationToken` of Better Auth signs it, with the same secret."""
     token = token_with(sub=None, email="ann@example.com", updateTo=None, userId="somebody", id="somebody")
     assert_token_refused(client, token, MISSING_CLAIM)
 
 
 @pytest.mark.spec("auth.session-cache", "auth.audience")
-def test_a_session_cache_token_opens_no_session(client: TestClient, serve: Serve) -> None:
+def test_a_session_cache_token_is_rejected(client: TestClient, serve: Serve) -> None:
     token = token_with(aud="better-auth:session-cache")
     assert_token_refused(client, token, "The token is for another audience")
     assert_token_refused(
@@ -231,7 +231,7 @@ def test_an_audience_is_refused_when_none_is_set(client: TestClient) -> None:
 
 @pytest.mark.spec("auth.audience")
 @pytest.mark.parametrize("audience", ["", [], {}, 0, False, None])
-def test_an_empty_audience_is_one_too(client: TestClient, audience: object) -> None:
+def test_an_empty_audience_is_rejected(client: TestClient, audience: object) -> None:
     claims = {"sub": "somebody", "exp": NOW + 3600, "aud": audience}
     assert status_for(client, sign({"alg": "HS256"}, claims)) == 401
 
@@ -246,7 +246,7 @@ def test_the_issuer_must_be_the_one_that_is_set(serve: Serve) -> None:
 
 
 @pytest.mark.spec("auth.issuer")
-def test_any_issuer_will_do_when_none_is_set(client: TestClient) -> None:
+def test_any_issuer_is_accepted_when_none_is_set(client: TestClient) -> None:
     assert status_for(client, token_with(iss="https://x.example")) == 200
 
 
@@ -254,7 +254,7 @@ def test_any_issuer_will_do_when_none_is_set(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "payload", ["[]", "null", '"x"', "5", "", "{", '{"sub": "\\ud800", "exp": 9999999999}', "[" * 50_000]
 )
-def test_a_payload_that_is_no_object_is_refused(client: TestClient, payload: str) -> None:
+def test_it_rejects_a_payload_that_is_not_an_object(client: TestClient, payload: str) -> None:
     assert status_for(client, sign({"alg": "HS256"}, payload)) == 401
 
 
@@ -271,7 +271,7 @@ def test_a_payload_that_is_no_object_is_refused(client: TestClient, payload: str
         '{"alg": "HS256", "b64": false}',
     ],
 )
-def test_a_strange_header_is_refused(client: TestClient, header: str) -> None:
+def test_it_rejects_malformed_and_unsupported_headers(client: TestClient, header: str) -> None:
     assert status_for(client, sign(header, {"sub": "somebody", "exp": NOW + 3600})) == 401
 
 
@@ -298,9 +298,7 @@ def move_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 @pytest.mark.spec("auth.cache")
-def test_a_remembered_token_is_no_better_than_its_expiry(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_token_still_expires(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     caller = Caller(client, "", token_with(exp=int(time.time()) - 20, n=1))
     assert caller.get().status_code == 200
     move_clock(monkeypatch, 15)
@@ -309,7 +307,7 @@ def test_a_remembered_token_is_no_better_than_its_expiry(
 
 @pytest.mark.spec("auth.cache")
 @pytest.mark.parametrize(("seconds", "status"), [(59, 200), (61, 401)])
-def test_a_token_is_remembered_for_a_minute(
+def test_verified_tokens_are_cached_for_a_minute(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, seconds: float, status: int
 ) -> None:
     """What is remembered shows when the key is taken away behind its back."""
@@ -330,7 +328,7 @@ class _FixedClock:
         return datetime.fromtimestamp(self._now, UTC)
 
 
-def test_nothing_of_a_token_is_repeated(client: TestClient) -> None:
+def test_responses_do_not_echo_claims(client: TestClient) -> None:
     marks = {"sub": "mark-1\0", "name": "mark-2"}
     response = Caller(client, "", token_with(**marks)).get(f"{TASKS}?mark-3=1")
     assert "mark" not in response.text + str(response.headers)

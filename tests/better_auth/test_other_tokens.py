@@ -33,14 +33,16 @@ def cached_session(person: Person) -> str:
 
 
 @pytest.mark.spec("auth.email-link")
-def test_a_verification_link_opens_nothing(auth: BetterAuth, apis: list[TestClient], ann: Person) -> None:
+def test_the_token_of_a_verification_link_is_rejected(
+    auth: BetterAuth, apis: list[TestClient], ann: Person
+) -> None:
     token = auth.mailed_token(ann.email)
     assert_rejected_everywhere(apis, auth, ann, token)
     assert ann.browser.get("/verify-email", params={"token": token}).json()["status"] is True
 
 
 @pytest.mark.spec("auth.session-cache")
-def test_a_session_cached_under_the_secret_opens_nothing(
+def test_a_session_cache_signed_with_the_secret_is_rejected(
     auth: BetterAuth, apis: list[TestClient], ann: Person
 ) -> None:
     auth.deploy(cookieCache="secret")
@@ -51,7 +53,7 @@ def test_a_session_cached_under_the_secret_opens_nothing(
 
 @only_with["published keys"]
 @pytest.mark.spec("auth.session-cache")
-def test_a_session_cached_under_the_published_keys_opens_nothing(
+def test_a_session_cache_signed_with_the_published_keys_is_rejected(
     auth: BetterAuth, api: TestClient, ann: Person
 ) -> None:
     """The dangerous one: signed with the very key, and `sub` names the user."""

@@ -11,7 +11,7 @@ ALGORITHMS = {"eddsa": "EdDSA", "es256": "ES256", "hs256": "HS256"}
 
 
 @pytest.mark.spec("auth.hs256", "auth.jwks.algorithms", "auth.jwks.issuer-default")
-def test_a_token_of_better_auth_opens_the_api(auth: BetterAuth, api: TestClient, ann: Person) -> None:
+def test_the_api_accepts_tokens_of_better_auth(auth: BetterAuth, api: TestClient, ann: Person) -> None:
     token = ann.token()
     assert jwt.get_unverified_header(token)["alg"] == ALGORITHMS[auth.configuration]
     caller = ann.on(api, token)
@@ -25,7 +25,7 @@ def test_a_token_of_better_auth_opens_the_api(auth: BetterAuth, api: TestClient,
 
 
 @pytest.mark.spec("tasks.isolation", "tasks.list.own")
-def test_two_people_see_their_own_tasks_alone(api: TestClient, ann: Person, bob: Person) -> None:
+def test_users_see_only_their_own_tasks(api: TestClient, ann: Person, bob: Person) -> None:
     anns, bobs = ann.on(api), bob.on(api)
     task = anns.create()
     other = bobs.create()
@@ -37,20 +37,20 @@ def test_two_people_see_their_own_tasks_alone(api: TestClient, ann: Person, bob:
 
 
 @pytest.mark.spec("auth.sub")
-def test_who_comes_back_finds_their_tasks(api: TestClient, ann: Person) -> None:
+def test_a_user_finds_their_tasks_after_signing_in_again(api: TestClient, ann: Person) -> None:
     task = ann.on(api).create()
     ann.sign_out()
     ann.sign_in()
     assert ann.on(api).ids() == [task["id"]]
 
 
-def test_the_token_that_comes_with_the_session_is_one_too(api: TestClient, ann: Person) -> None:
+def test_the_token_in_the_session_response_is_accepted(api: TestClient, ann: Person) -> None:
     session = ann.browser.get("/get-session")
     assert ann.on(api, session.headers["set-auth-jwt"]).ids() == []
 
 
 @pytest.mark.spec("auth.exp")
-def test_an_expired_token_is_refused_and_the_next_one_is_not(
+def test_a_fresh_token_is_accepted_after_one_has_expired(
     auth: BetterAuth, api: TestClient, ann: Person
 ) -> None:
     auth.deploy(expirationTime="-1 hour")
@@ -60,7 +60,7 @@ def test_an_expired_token_is_refused_and_the_next_one_is_not(
 
 
 @pytest.mark.spec("auth.signed-out")
-def test_signing_out_ends_the_session_but_no_token(api: TestClient, ann: Person) -> None:
+def test_tokens_outlive_the_session(api: TestClient, ann: Person) -> None:
     token = ann.token()
     ann.sign_out()
     assert ann.browser.get("/token").status_code == 401

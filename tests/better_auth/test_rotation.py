@@ -21,7 +21,7 @@ def kid(token: str) -> str:
 
 @only_with["published keys"]
 @pytest.mark.spec("auth.jwks.rotation", "auth.jwks.unknown-kid", "auth.jwks.refresh")
-def test_a_new_key_is_taken_up_and_an_old_one_dropped(
+def test_signing_keys_can_be_rotated(
     auth: BetterAuth, api: TestClient, ann: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = ann.on(api, old := ann.token()).create()
@@ -39,7 +39,7 @@ def test_a_new_key_is_taken_up_and_an_old_one_dropped(
 
 @only_with["shared secret"]
 @pytest.mark.spec("auth.secret-rotation")
-def test_a_new_secret_is_taken_up_and_an_old_one_dropped(auth: BetterAuth, serve: Serve, ann: Person) -> None:
+def test_the_shared_secret_can_be_rotated(auth: BetterAuth, serve: Serve, ann: Person) -> None:
     """The API learns the new secret first; Better Auth signs with it; the API forgets the old one."""
     before, both, after = (
         serve(better_auth_secret=secret, jwt_audience=auth.url)

@@ -73,12 +73,12 @@ def finished(ended_run: Finished) -> Iterator[Finished]:
     ended_run.sql("DROP TABLE saved")
 
 
-def test_a_run_without_a_fault_is_right(finished: Finished) -> None:
+def test_an_undisturbed_run_has_no_violations(finished: Finished) -> None:
     assert finished.load.violations == []
     assert finished.anomalies() == (set(), set())
 
 
-def test_a_lost_delete_is_found(finished: Finished) -> None:
+def test_it_detects_a_lost_delete(finished: Finished) -> None:
     user = finished.load.users[0].name
     finished.sql(
         "UPDATE tasks SET deleted_at = NULL"
@@ -88,7 +88,7 @@ def test_a_lost_delete_is_found(finished: Finished) -> None:
     assert finished.anomalies() == ({Anomaly.LOST}, {Anomaly.LOST})
 
 
-def test_a_double_insert_is_found(finished: Finished) -> None:
+def test_it_detects_a_duplicate_insert(finished: Finished) -> None:
     columns = "user_id, title, description, completed, completed_at, priority, tags, version"
     finished.sql(
         f"INSERT INTO tasks (id, {columns})"
@@ -98,19 +98,19 @@ def test_a_double_insert_is_found(finished: Finished) -> None:
     assert finished.anomalies() == ({Anomaly.DUPLICATE}, {Anomaly.DUPLICATE})
 
 
-def test_a_wrong_owner_is_found(finished: Finished) -> None:
+def test_it_detects_a_wrong_owner(finished: Finished) -> None:
     other = finished.load.users[1].name
     finished.sql("UPDATE tasks SET user_id = %s WHERE id::text = %s", other, task_of(finished, 0))
     both = {Anomaly.LOST, Anomaly.WRONG_OWNER}
     assert finished.anomalies() == (both, both)
 
 
-def test_a_half_applied_write_is_found(finished: Finished) -> None:
+def test_it_detects_a_half_applied_write(finished: Finished) -> None:
     finished.sql("UPDATE tasks SET tags = '{}' WHERE id::text = %s", task_of(finished, 0))
     assert finished.anomalies() == ({Anomaly.HALF_APPLIED}, {Anomaly.HALF_APPLIED})
 
 
-def test_a_lost_update_is_found(finished: Finished) -> None:
+def test_it_detects_a_lost_update(finished: Finished) -> None:
     """The task holds another whole write than the last one that was acknowledged."""
     task = task_of(finished, 0)
     earlier = content(marker(finished.load.users[0].name, 1_000_001))

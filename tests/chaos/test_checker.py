@@ -51,7 +51,7 @@ class RecordedRun:
         return found
 
 
-def test_what_was_acknowledged_and_is_stored_is_right() -> None:
+def test_stored_acknowledged_writes_are_no_violation() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.UPDATE, "a", SECOND, version=2)
@@ -61,13 +61,13 @@ def test_what_was_acknowledged_and_is_stored_is_right() -> None:
     assert run.anomalies() == set()
 
 
-def test_it_finds_a_lost_create() -> None:
+def test_it_reports_a_lost_create() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     assert run.anomalies() == {Anomaly.LOST}
 
 
-def test_it_finds_a_lost_update() -> None:
+def test_it_reports_a_lost_update() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.REPLACE, "a", SECOND, version=2)
@@ -75,7 +75,7 @@ def test_it_finds_a_lost_update() -> None:
     assert run.anomalies() == {Anomaly.LOST}
 
 
-def test_it_finds_a_lost_delete() -> None:
+def test_it_reports_a_lost_delete() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.DELETE, "a")
@@ -83,7 +83,7 @@ def test_it_finds_a_lost_delete() -> None:
     assert run.anomalies() == {Anomaly.LOST}
 
 
-def test_it_finds_a_change_that_did_not_raise_the_version() -> None:
+def test_it_reports_an_update_that_did_not_increment_the_version() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.UPDATE, "a", SECOND, version=2)
@@ -91,7 +91,7 @@ def test_it_finds_a_change_that_did_not_raise_the_version() -> None:
     assert run.anomalies() == {Anomaly.LOST}
 
 
-def test_it_finds_a_task_that_answers_404() -> None:
+def test_it_reports_404_for_an_acknowledged_task() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.GET, "a", outcome=Outcome.MISSING)
@@ -99,7 +99,7 @@ def test_it_finds_a_task_that_answers_404() -> None:
     assert run.anomalies() == {Anomaly.LOST}
 
 
-def test_it_finds_a_double_insert() -> None:
+def test_it_reports_a_duplicate_insert() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.store("a", FIRST)
@@ -107,7 +107,7 @@ def test_it_finds_a_double_insert() -> None:
     assert run.anomalies() == {Anomaly.DUPLICATE}
 
 
-def test_it_finds_a_task_that_moved_to_another_user() -> None:
+def test_it_reports_a_task_that_moved_to_another_user() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record_create("b", marker("bob", 1), user="bob")
@@ -116,21 +116,21 @@ def test_it_finds_a_task_that_moved_to_another_user() -> None:
     assert run.anomalies() == {Anomaly.LOST, Anomaly.WRONG_OWNER}
 
 
-def test_it_finds_a_task_that_moved_to_a_user_who_never_came() -> None:
+def test_it_reports_a_task_that_moved_to_an_unknown_user() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.store("a", FIRST, user="carol")
     assert run.anomalies() == {Anomaly.LOST, Anomaly.WRONG_OWNER}
 
 
-def test_it_finds_the_content_of_another_user() -> None:
+def test_it_reports_content_of_another_user() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.store("a", marker("bob", 2))
     assert Anomaly.WRONG_OWNER in run.anomalies()
 
 
-def test_it_finds_a_mixture_of_two_writes() -> None:
+def test_it_reports_a_mixture_of_two_writes() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.UPDATE, "a", SECOND, version=2)
@@ -138,7 +138,7 @@ def test_it_finds_a_mixture_of_two_writes() -> None:
     assert run.anomalies() == {Anomaly.HALF_APPLIED}
 
 
-def test_it_finds_a_write_that_was_refused_and_made() -> None:
+def test_it_reports_a_rejected_write_that_was_applied() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.UPDATE, "a", SECOND, Outcome.REFUSED)
@@ -146,7 +146,7 @@ def test_it_finds_a_write_that_was_refused_and_made() -> None:
     assert run.anomalies() == {Anomaly.LOST}
 
 
-def test_it_finds_a_write_that_was_made_twice() -> None:
+def test_it_reports_a_write_that_was_applied_twice() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.UPDATE, "a", SECOND, version=2)
@@ -154,7 +154,7 @@ def test_it_finds_a_write_that_was_made_twice() -> None:
     assert run.anomalies() == {Anomaly.UNREQUESTED}
 
 
-def test_it_finds_a_task_that_was_never_asked_for() -> None:
+def test_it_reports_a_task_that_was_never_requested() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.store("a", FIRST)
@@ -162,7 +162,7 @@ def test_it_finds_a_task_that_was_never_asked_for() -> None:
     assert run.anomalies() == {Anomaly.UNREQUESTED}
 
 
-def test_an_unknown_outcome_leaves_two_states() -> None:
+def test_an_update_of_unknown_outcome_allows_two_states() -> None:
     for mark, version in ((FIRST, 1), (SECOND, 2)):
         run = RecordedRun()
         run.record_create("a", FIRST)
@@ -171,7 +171,7 @@ def test_an_unknown_outcome_leaves_two_states() -> None:
         assert run.anomalies() == set()
 
 
-def test_a_change_of_unknown_outcome_may_be_made_after_later_ones() -> None:
+def test_an_update_of_unknown_outcome_may_be_applied_after_later_ones() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     run.record(Kind.UPDATE, "a", SECOND, Outcome.UNKNOWN)
@@ -180,7 +180,7 @@ def test_a_change_of_unknown_outcome_may_be_made_after_later_ones() -> None:
     assert run.anomalies() == set()
 
 
-def test_a_delete_of_unknown_outcome_leaves_two_states() -> None:
+def test_a_delete_of_unknown_outcome_allows_two_states() -> None:
     for stored in (True, False):
         run = RecordedRun()
         run.record_create("a", FIRST)
@@ -190,7 +190,7 @@ def test_a_delete_of_unknown_outcome_leaves_two_states() -> None:
         assert run.anomalies() == set()
 
 
-def test_a_create_that_was_sent_again_may_be_there_twice_and_is_counted() -> None:
+def test_duplicates_from_retried_creates_are_allowed_and_counted() -> None:
     run = RecordedRun()
     run.record(Kind.CREATE, None, FIRST, Outcome.UNKNOWN)
     run.record_create("b", FIRST)
@@ -202,7 +202,7 @@ def test_a_create_that_was_sent_again_may_be_there_twice_and_is_counted() -> Non
     assert run.anomalies() == {Anomaly.DUPLICATE}
 
 
-def test_a_fault_that_is_found_several_times_counts_once() -> None:
+def test_repeated_violations_count_once() -> None:
     run = RecordedRun()
     run.record_create("a", FIRST)
     assert len(check(run.history, {"ann": []}, [])) == 2

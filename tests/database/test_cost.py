@@ -73,9 +73,7 @@ def line(crowded: URL) -> Iterator[ProtocolProxy]:
 
 @pytest.mark.spec("tasks.round-trip", "schema.plans")
 @requests
-def test_the_one_message_of_a_request_scans_and_sorts_nothing(
-    crowded: URL, line: ProtocolProxy, operation: Operation
-) -> None:
+def test_queries_use_an_index_and_never_sort(crowded: URL, line: ProtocolProxy, operation: Operation) -> None:
     with TestClient(create_app(environment.make_settings(line.url))) as client:
         caller = client_as(client, USER)
         task = caller.create()["id"]
@@ -112,7 +110,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 @pytest.mark.spec("tasks.one-hop")
 @requests
-def test_a_request_goes_to_one_thread_and_back(make_settings: MakeSettings, operation: Operation) -> None:
+def test_a_request_uses_one_thread_hop(make_settings: MakeSettings, operation: Operation) -> None:
     user = {"Authorization": f"Bearer {mint(SECRET, USER)}"}
 
     async def scenario() -> tuple[int, int]:

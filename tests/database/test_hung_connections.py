@@ -43,7 +43,7 @@ def select_one(session: UserSession, _: str) -> int:
 
 
 @pytest.mark.spec("process.hung-connections", "problems.deadline")
-def test_a_connection_that_goes_silent_is_closed_and_replaced(
+def test_a_hung_connection_is_closed_and_replaced(
     caller: Caller, database_proxy: ProtocolProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = caller.create()
@@ -60,7 +60,7 @@ def test_a_connection_that_goes_silent_is_closed_and_replaced(
 
 
 @pytest.mark.spec("process.hung-connections")
-def test_an_answer_that_comes_late_reaches_nobody(
+def test_a_late_response_is_discarded(
     caller: Caller, database_proxy: ProtocolProxy, database_url: URL, sql: Sql
 ) -> None:
     """Every later request gets its own answer, not the one that was on its way to an earlier one."""
@@ -73,7 +73,7 @@ def test_an_answer_that_comes_late_reaches_nobody(
 
 @pytest.mark.spec("process.hung-connections")
 @pytest.mark.parametrize("hangs_at", ["set_config", "pg_catalog.version()"])
-def test_a_connection_that_hangs_while_it_is_set_up_is_replaced(
+def test_a_connection_that_hangs_during_setup_is_replaced(
     caller: Caller, database_proxy: ProtocolProxy, hangs_at: str
 ) -> None:
     database_proxy.silent_after = hangs_at
@@ -83,7 +83,7 @@ def test_a_connection_that_hangs_while_it_is_set_up_is_replaced(
 
 
 @pytest.mark.spec("process.hung-connections")
-def test_a_server_that_accepts_and_says_nothing_costs_no_thread(
+def test_a_server_that_never_responds_does_not_leak_threads(
     caller: Caller, database_proxy: ProtocolProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = database_threads()
@@ -96,7 +96,7 @@ def test_a_server_that_accepts_and_says_nothing_costs_no_thread(
 
 
 @pytest.mark.spec("process.hung-connections")
-def test_a_caller_who_goes_away_leaves_no_hung_thread(
+def test_a_cancelled_request_does_not_leak_a_hung_thread(
     make_settings: MakeSettings, database_proxy: ProtocolProxy
 ) -> None:
     settings = make_settings(
@@ -122,7 +122,7 @@ def test_a_caller_who_goes_away_leaves_no_hung_thread(
 
 
 @pytest.mark.spec("process.hung-connections")
-def test_a_stop_does_not_wait_for_a_hung_connection(
+def test_shutdown_does_not_wait_for_hung_connections(
     make_settings: MakeSettings, database_proxy: ProtocolProxy
 ) -> None:
     settings = make_settings(database_url=libpq_url(database_proxy.url), db_pool_size=2, **SHORT_TIMEOUTS)
@@ -154,7 +154,7 @@ def hanging_login_url(database_url: URL, sql: Sql) -> URL:
 
 
 @pytest.mark.spec("process.hung-connections", "health.live.stuck")
-def test_threads_that_never_return_are_abandoned_and_bounded(
+def test_hung_threads_are_abandoned_up_to_a_limit(
     serve: Serve, hanging_login_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
     with protocol_proxy(hanging_login_url) as proxy:
@@ -217,7 +217,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.spec("health.ready.once")
-def test_readiness_checks_of_callers_who_went_away_hold_one_connection(
+def test_cancelled_readiness_checks_share_one_connection(
     make_settings: MakeSettings, database_proxy: ProtocolProxy
 ) -> None:
     settings = make_settings(database_url=libpq_url(database_proxy.url), db_pool_size=2, **SHORT_TIMEOUTS)

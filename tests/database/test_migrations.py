@@ -60,7 +60,7 @@ def tables(url: URL) -> set[str]:
 
 
 @pytest.mark.spec("schema.migrations.agree")
-def test_up_down_and_up_again(empty_database: URL) -> None:
+def test_upgrade_downgrade_and_upgrade_again(empty_database: URL) -> None:
     alembic(empty_database, command.upgrade, "head")
     assert tables(empty_database) == {"alembic_version", *SQLModel.metadata.tables}
     alembic(empty_database, command.check)
@@ -81,7 +81,7 @@ def definitions(url: URL) -> set[str]:
 
 
 @pytest.mark.spec("schema.migrations.agree")
-def test_models_and_migrations_make_the_same_constraints(empty_database: URL, database_url: URL) -> None:
+def test_models_and_migrations_create_the_same_constraints(empty_database: URL, database_url: URL) -> None:
     """Alembic compares neither check constraints nor the conditions of indexes."""
     engine = create_engine(empty_database.set(drivername="postgresql+psycopg2"))
     SQLModel.metadata.create_all(engine)
@@ -90,7 +90,9 @@ def test_models_and_migrations_make_the_same_constraints(empty_database: URL, da
 
 
 @pytest.mark.spec("schema.migrations.owner", "schema.role.created")
-def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, serve: Serve, route: Route) -> None:
+def test_a_database_owner_without_superuser_can_migrate_and_serve(
+    plain_owner: URL, serve: Serve, route: Route
+) -> None:
     alembic(plain_owner, command.upgrade, "head")
     client = serve(database_url=libpq_url(route(plain_owner)))
     assert client.get("/health/ready").status_code == 200
@@ -102,7 +104,7 @@ def test_a_plain_owner_can_migrate_and_serve(plain_owner: URL, serve: Serve, rou
 
 
 @pytest.mark.spec("schema.migrations.once")
-def test_two_runs_at_once_do_the_work_once(empty_database: URL) -> None:
+def test_concurrent_migrations_are_serialized(empty_database: URL) -> None:
     """Both are held at the lock that they take first, so that they really meet."""
     held = Sql(empty_database)
     held("SELECT pg_advisory_lock(%s)", MIGRATION_LOCK)
@@ -152,7 +154,7 @@ def test_revisions_are_numbered_and_the_service_knows_the_newest() -> None:
 
 
 @pytest.mark.spec("schema.migrations.direct")
-def test_they_run_on_the_direct_endpoint(empty_database: URL) -> None:
+def test_migrations_use_the_unpooled_url(empty_database: URL) -> None:
     pooled = "postgres://app:secret@127.0.0.1:1/tasks"
     with environment_variables(DATABASE_URL=pooled, DATABASE_URL_UNPOOLED=libpq_url(empty_database)):
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
@@ -169,7 +171,9 @@ def test_they_run_on_the_direct_endpoint(empty_database: URL) -> None:
         ("ep-cool-1-pooler.neon.tech", "direct.example.com", "direct.example.com"),
     ],
 )
-def test_migrations_go_past_the_pooler(pooled: str, unpooled: str | None, host: str) -> None:
+def test_the_unpooled_url_is_derived_from_a_neon_pooler_url(
+    pooled: str, unpooled: str | None, host: str
+) -> None:
     settings = DatabaseSettings(
         _env_file=None,
         database_url=f"postgres://app:secret@{pooled}/tasks?sslmode=require",

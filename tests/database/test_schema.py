@@ -84,7 +84,7 @@ def test_the_owner_is_part_of_the_key(sql: Sql) -> None:
         ({"version": 0}, "version_positive"),
     ],
 )
-def test_no_statement_can_store_what_the_api_would_not(
+def test_check_constraints_reject_what_the_api_rejects(
     sql: Sql, columns: dict[str, object], constraint: str
 ) -> None:
     values = {"user_id": f"user-{uuid.uuid4()}", **columns}
@@ -94,7 +94,7 @@ def test_no_statement_can_store_what_the_api_would_not(
 
 
 @pytest.mark.spec("schema.role.no-bypass", "schema.role.created")
-def test_the_role_can_do_nothing_by_itself(sql: Sql) -> None:
+def test_the_role_has_no_attributes_and_owns_nothing(sql: Sql) -> None:
     flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
     assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_api'") == [(False,) * 7]
     assert sql("SELECT count(*) FROM pg_class WHERE relowner = 'tasks_api'::regrole") == [(0,)]
@@ -120,14 +120,14 @@ def test_the_role_can_do_nothing_by_itself(sql: Sql) -> None:
         "COPY tasks TO PROGRAM 'true'",
     ],
 )
-def test_the_role_may_not(as_role: Sql, statement: str) -> None:
+def test_the_role_lacks_all_other_privileges(as_role: Sql, statement: str) -> None:
     become(as_role, "somebody")
     with pytest.raises(errors.InsufficientPrivilege):
         as_role(statement)
 
 
 @pytest.mark.spec("schema.role.grants")
-def test_the_role_may(as_role: Sql) -> None:
+def test_the_role_can_read_and_write_its_tasks(as_role: Sql) -> None:
     user = f"user-{uuid.uuid4()}"
     become(as_role, user)
     insert(as_role, user)
@@ -144,7 +144,7 @@ def test_row_security_is_enabled_and_forced(sql: Sql, as_role: Sql) -> None:
 
 
 @pytest.mark.spec("schema.rls.policy")
-def test_only_the_named_users_rows_exist(as_role: Sql) -> None:
+def test_row_security_limits_rows_to_the_current_user(as_role: Sql) -> None:
     mine, theirs = f"user-{uuid.uuid4()}", f"user-{uuid.uuid4()}"
     for user in (mine, theirs):
         become(as_role, user)
@@ -158,7 +158,7 @@ def test_only_the_named_users_rows_exist(as_role: Sql) -> None:
 
 @pytest.mark.spec("schema.rls.policy")
 @pytest.mark.parametrize("setting", ["absent", "empty"])
-def test_without_a_user_no_row_exists(as_role: Sql, owner: Caller, setting: str) -> None:
+def test_row_security_hides_all_rows_without_a_user(as_role: Sql, owner: Caller, setting: str) -> None:
     owner.create()
     if setting == "empty":
         become(as_role, "")
@@ -169,7 +169,7 @@ def test_without_a_user_no_row_exists(as_role: Sql, owner: Caller, setting: str)
 
 
 @pytest.mark.spec("schema.index")
-def test_there_is_an_index_for_each_list(sql: Sql) -> None:
+def test_every_list_query_has_an_index(sql: Sql) -> None:
     found = {
         row[0].split(" USING ")[1] for row in sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
     }

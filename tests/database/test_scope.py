@@ -32,7 +32,7 @@ def watched(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
 
 @pytest.mark.spec("tasks.round-trip", "schema.scope")
 @each()
-def test_an_operation_is_one_message(
+def test_an_operation_sends_one_message(
     watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
     task = watched.create()["id"]
@@ -47,7 +47,7 @@ def test_an_operation_is_one_message(
 
 @pytest.mark.spec("tasks.round-trip")
 @each(ON_ONE_TASK)
-def test_a_task_that_is_not_there_costs_no_second_message(
+def test_a_missing_task_takes_no_second_message(
     watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
     watched.create()
@@ -58,7 +58,7 @@ def test_a_task_that_is_not_there_costs_no_second_message(
 
 @pytest.mark.spec("auth.no-database")
 @each()
-def test_a_refused_request_sends_nothing(
+def test_an_unauthorized_request_sends_no_message(
     watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
     task = watched.create()["id"]
@@ -71,7 +71,7 @@ def test_a_refused_request_sends_nothing(
 
 
 @pytest.mark.spec("schema.scope.local")
-def test_nothing_of_the_scope_stays_on_the_connection(make_settings: MakeSettings) -> None:
+def test_the_user_scope_ends_with_its_transaction(make_settings: MakeSettings) -> None:
     def look(session: Session, _: str) -> tuple[object, ...] | None:
         """Past the hook that enters the scope, on the very connection of the requests."""
         driver = session.connection().connection.driver_connection
@@ -103,7 +103,7 @@ def test_nothing_of_the_scope_stays_on_the_connection(make_settings: MakeSetting
 
 
 @pytest.mark.spec("schema.scope.local")
-def test_nothing_of_one_users_work_stays_in_the_session(make_settings: MakeSettings) -> None:
+def test_session_state_does_not_leak_to_the_next_user(make_settings: MakeSettings) -> None:
     def leave(session: Session, user_id: str) -> None:
         now = datetime.now(UTC)
         session.add(Task(user_id=user_id, id=uuid.uuid4(), title="left", created_at=now, updated_at=now))
@@ -141,7 +141,7 @@ def test_nothing_of_one_users_work_stays_in_the_session(make_settings: MakeSetti
 
 
 @pytest.mark.spec("problems.pool")
-def test_work_that_nobody_waits_for_holds_its_connection_to_the_end(make_settings: MakeSettings) -> None:
+def test_cancelled_work_keeps_its_connection_until_it_ends(make_settings: MakeSettings) -> None:
     begun, finish = threading.Event(), threading.Event()
 
     def work(session: Session, _: str) -> None:
@@ -165,7 +165,7 @@ def test_work_that_nobody_waits_for_holds_its_connection_to_the_end(make_setting
 
 
 @pytest.mark.spec("problems.pool")
-def test_a_thread_that_cannot_be_started_costs_no_connection(
+def test_a_failed_thread_start_does_not_leak_a_connection(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: threading.Thread) -> None:
@@ -184,7 +184,7 @@ def test_a_thread_that_cannot_be_started_costs_no_connection(
 
 
 @pytest.mark.spec("process.reconnect")
-def test_a_server_that_can_only_be_read_is_left(make_settings: MakeSettings) -> None:
+def test_a_connection_to_a_read_only_server_is_replaced(make_settings: MakeSettings) -> None:
     to_read_only = text("SET LOCAL transaction_read_only = on; UPDATE tasks SET title = 'x' RETURNING id")
 
     def write(session: UserSession, user: str) -> None:
@@ -209,7 +209,7 @@ def test_a_server_that_can_only_be_read_is_left(make_settings: MakeSettings) -> 
 
 
 @pytest.mark.spec("schema.scope")
-def test_without_a_user_the_scope_sees_nothing(make_settings: MakeSettings, owner: Caller) -> None:
+def test_no_rows_are_visible_without_a_user(make_settings: MakeSettings, owner: Caller) -> None:
     owner.create()
 
     def count(session: Session, _: str) -> int:
@@ -225,9 +225,7 @@ def test_without_a_user_the_scope_sees_nothing(make_settings: MakeSettings, owne
 
 
 @pytest.mark.spec("process.reconnect")
-def test_a_connection_that_was_closed_while_idle_is_replaced(
-    watched: Caller, database_proxy: ProtocolProxy
-) -> None:
+def test_a_connection_closed_while_idle_is_replaced(watched: Caller, database_proxy: ProtocolProxy) -> None:
     task = watched.create()
     database_proxy.close_connections()
     assert watched.read(task["id"]) == task
@@ -238,9 +236,7 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(
 
 
 @pytest.mark.spec("problems.unavailable")
-def test_a_connection_that_is_lost_under_a_statement_gets_503(
-    serve: Serve, database_url: URL, sql: Sql
-) -> None:
+def test_losing_the_connection_during_a_statement_gets_503(serve: Serve, database_url: URL, sql: Sql) -> None:
     client = serve(db_pool_size=1)
     caller = client_as(client, f"cut-{uuid.uuid4()}")
     task = caller.create()
@@ -266,7 +262,7 @@ def test_a_statement_has_a_deadline(serve: Serve, database_url: URL) -> None:
 
 
 @pytest.mark.spec("problems.pool")
-def test_a_request_does_not_wait_for_ever_for_a_connection(serve: Serve, database_url: URL, sql: Sql) -> None:
+def test_waiting_for_a_connection_times_out(serve: Serve, database_url: URL, sql: Sql) -> None:
     client = serve(db_pool_size=1, db_pool_timeout=0.2, db_statement_timeout=30)
     caller = client_as(client, f"busy-{uuid.uuid4()}")
     task = caller.create()
@@ -283,7 +279,7 @@ def test_a_request_does_not_wait_for_ever_for_a_connection(serve: Serve, databas
 
 
 @pytest.mark.spec("tasks.concurrent")
-def test_changes_that_come_together_are_all_applied(owner: Caller) -> None:
+def test_concurrent_updates_are_all_applied(owner: Caller) -> None:
     task = owner.create()["id"]
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda n: ok(owner.patch(task, {"title": f"t{n}"})), range(100)))
@@ -310,7 +306,7 @@ def test_a_change_that_waited_bears_the_time_at_which_it_was_made(
 
 
 @pytest.mark.spec("tasks.concurrent", "tasks.delete.gone")
-def test_of_deletes_that_come_together_one_succeeds(owner: Caller) -> None:
+def test_only_one_of_concurrent_deletes_succeeds(owner: Caller) -> None:
     task = owner.create()["id"]
     with ThreadPoolExecutor(10) as threads:
         answers = list(threads.map(lambda _: owner.delete(task).status_code, range(10)))
@@ -318,7 +314,7 @@ def test_of_deletes_that_come_together_one_succeeds(owner: Caller) -> None:
 
 
 @pytest.mark.spec("schema.scope.local", "tasks.isolation")
-def test_users_on_the_same_connections_never_mix(serve: Serve) -> None:
+def test_users_sharing_connections_are_isolated(serve: Serve) -> None:
     client = serve(db_pool_size=2)
     callers = [client_as(client, f"mixed-{uuid.uuid4()}") for _ in range(20)]
     mistakes: list[object] = []
@@ -340,7 +336,7 @@ def test_users_on_the_same_connections_never_mix(serve: Serve) -> None:
 
 
 @pytest.mark.spec("tasks.durable")
-def test_a_change_is_there_for_everybody_when_its_answer_comes(owner: Caller, sql: Sql) -> None:
+def test_a_write_is_committed_before_its_response(owner: Caller, sql: Sql) -> None:
     task = owner.create(title="before")["id"]
     assert sql("SELECT title FROM tasks WHERE id = %s", task) == [("before",)]
     owner.patch(task, {"title": "after"})

@@ -153,7 +153,9 @@ class User:
 
 
 @pytest.mark.spec("schema.scope.local", "tasks.isolation", "problems.unavailable")
-def test_nothing_passes_from_one_user_to_the_next(migrated: URL, pooler_url: URL, tmp_path: Path) -> None:
+def test_pooled_connections_carry_no_state_between_users(
+    migrated: URL, pooler_url: URL, tmp_path: Path
+) -> None:
     pooled = pooler_url.set(database=migrated.database)
     environment = service_environment(
         pooled,
@@ -181,7 +183,9 @@ def test_nothing_passes_from_one_user_to_the_next(migrated: URL, pooler_url: URL
 
 
 @pytest.mark.spec("problems.deadline")
-def test_a_full_pooler_keeps_nobody_waiting(serve: Serve, migrated: URL, pooler_url: URL) -> None:
+def test_an_exhausted_pooler_gets_503_within_the_deadline(
+    serve: Serve, migrated: URL, pooler_url: URL
+) -> None:
     pooled = pooler_url.set(database=migrated.database)
     client = serve(
         database_url=libpq_url(pooled), db_pool_size=1, db_connect_timeout=1, db_statement_timeout=1

@@ -58,7 +58,7 @@ def test_pages_follow_each_other_by_their_links(ann: Page) -> None:
 
 
 @pytest.mark.spec("tasks.isolation", "tasks.list.own")
-def test_two_people_see_their_own_tasks_alone(ann: Page, bob: Page) -> None:
+def test_users_see_only_their_own_tasks(ann: Page, bob: Page) -> None:
     task = ann.do("create", {"title": "Ann's"})
     assert ann.do("pages") == [[task]]
     assert bob.do("pages") == [[]]

@@ -13,7 +13,9 @@ PHASES = {"examples", "coverage", "fuzzing", "stateful"}
 
 
 @pytest.mark.spec("contract.openapi", "contract.statuses", "tasks.isolation", "auth.bearer", "tasks.durable")
-def test_the_application_keeps_the_committed_contract(migrated: URL, route: Route, tmp_path: Path) -> None:
+def test_the_application_conforms_to_the_committed_contract(
+    migrated: URL, route: Route, tmp_path: Path
+) -> None:
     report = fuzz(migrated, tmp_path, service_database=route(migrated))
     assert report.errors == []
     assert not report.failures, "\n".join(report.failures)

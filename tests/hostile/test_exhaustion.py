@@ -127,7 +127,7 @@ def test_a_large_invalid_body_is_refused(target: Target, token: str, case: bytes
     assert len(answer.content) < 10_000
 
 
-def test_a_title_is_trimmed_of_much_white_space(target: Target, token: str) -> None:
+def test_a_title_with_much_surrounding_white_space_is_trimmed(target: Target, token: str) -> None:
     space = "\t\u2003\u00a0 " * 3000
     body = json.dumps({"title": f"{space}{'x' * 200}{space}"}, ensure_ascii=False).encode()
     assert post(target, token, body).json()["title"] == "x" * 200

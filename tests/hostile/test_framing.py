@@ -236,7 +236,7 @@ def test_a_transfer_coding_other_than_chunked_is_refused(target: Target, owner_t
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "cow"])
 @pytest.mark.spec("http.transfer-coding")
-def test_an_unsupported_transfer_coding_is_refused_as_such(
+def test_an_unsupported_transfer_coding_gets_501(
     target: Target, parser: str, owner_token: str, coding: str
 ) -> None:
     """501 (RFC 9112, section 6.1); the C parser answers 400 to a coding that it does not know."""

@@ -146,7 +146,7 @@ def test_a_request_inside_a_preflight_is_not_parsed(target: Target) -> None:
     assert statuses_and_ids(target.exchange(message)) in ([(204, "first")], [(204, "first"), (200, "last")])
 
 
-def test_a_preflight_gives_no_access_to_a_private_network(target: Target) -> None:
+def test_a_preflight_does_not_grant_private_network_access(target: Target) -> None:
     asked = ["Access-Control-Request-Method: GET", "Access-Control-Request-Private-Network: true"]
     answer = target.send(preflight(*asked))
     assert "access-control-allow-private-network" not in answer.headers
@@ -163,7 +163,7 @@ def test_an_allowed_origin_still_needs_a_token(target: Target) -> None:
 @pytest.mark.parametrize(
     "media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
-def test_a_body_that_needs_no_preflight_is_refused(target: Target, media_type: str) -> None:
+def test_cors_safelisted_media_types_are_refused(target: Target, media_type: str) -> None:
     """Media types that a page may send without a preflight."""
     body = b'{"title": "x"}'
     message = post_task("first", new_token("owner"), content_length(body), body=body, media_type=media_type)

@@ -114,7 +114,9 @@ def test_paths_are_matched_as_spelled(target: Target, owner: str, task: str, pat
 
 @pytest.mark.parametrize("path", REFERENCES.values(), ids=REFERENCES.keys())
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_no_spelling_reaches_the_task_of_another(target: Target, task: str, path: str, method: str) -> None:
+def test_no_path_spelling_reaches_another_users_task(
+    target: Target, task: str, path: str, method: str
+) -> None:
     answer = target.send(get("first", path.replace(TASK, task), new_token("stranger"), method))
     assert answer.status_code in KINDS
     assert_problem(answer, answer.status_code, KINDS[answer.status_code])

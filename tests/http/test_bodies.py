@@ -68,7 +68,7 @@ def test_json_in_utf8_is_read(owner: Caller, media_type: str) -> None:
         "application/json;;",
     ],
 )
-def test_another_media_type_is_not(owner: Caller, media_type: str) -> None:
+def test_it_rejects_other_media_types(owner: Caller, media_type: str) -> None:
     assert_problem(send(owner, json.dumps(new_task()).encode(), media_type), 415, "unsupported-media-type")
     assert owner.ids() == []
 
@@ -84,7 +84,7 @@ def test_a_body_needs_a_media_type(owner: Caller) -> None:
 
 @pytest.mark.spec("http.json")
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "identity, gzip"])
-def test_a_content_coding_is_not_undone(owner: Caller, coding: str) -> None:
+def test_it_rejects_content_codings(owner: Caller, coding: str) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": coding}
     response = owner.request("POST", TASKS, content=b'{"title": "x"}', headers=headers)
     assert_problem(response, 415, "unsupported-media-type")
@@ -92,7 +92,7 @@ def test_a_content_coding_is_not_undone(owner: Caller, coding: str) -> None:
 
 @pytest.mark.spec("http.json")
 @pytest.mark.parametrize("value", [b"application/json; charset=\xff", b"application/json\xa0", b"\xe9/json"])
-def test_a_media_type_is_ascii(owner: Caller, value: bytes) -> None:
+def test_it_rejects_non_ascii_media_types(owner: Caller, value: bytes) -> None:
     headers = [(b"Content-Type", value), (b"Authorization", f"Bearer {owner.token}".encode())]
     response = owner.client.post(TASKS, content=b'{"title": "x"}', headers=headers)
     assert_problem(response, 415, "unsupported-media-type")
@@ -100,7 +100,7 @@ def test_a_media_type_is_ascii(owner: Caller, value: bytes) -> None:
 
 @pytest.mark.spec("http.json")
 @pytest.mark.parametrize("codings", [("identity", "gzip"), ("gzip", "identity")])
-def test_every_content_coding_counts(owner: Caller, codings: tuple[str, ...]) -> None:
+def test_it_rejects_a_content_coding_in_any_header(owner: Caller, codings: tuple[str, ...]) -> None:
     headers = [("Content-Type", "application/json"), ("Authorization", f"Bearer {owner.token}")]
     headers += [("Content-Encoding", coding) for coding in codings]
     response = owner.client.post(TASKS, content=b'{"title": "x"}', headers=headers)
@@ -110,7 +110,7 @@ def test_every_content_coding_counts(owner: Caller, codings: tuple[str, ...]) ->
 @pytest.mark.spec("http.json")
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(media_type=st.text(st.sampled_from("aAz/*;=\"\\' \t0987charsetutf-8jsonpplication%,"), max_size=60))
-def test_no_media_type_is_a_fault(owner: Caller, media_type: str) -> None:
+def test_arbitrary_media_types_never_cause_a_server_error(owner: Caller, media_type: str) -> None:
     for value in (media_type, f"application/json;{media_type}"):
         assert send(owner, b'{"title": "x"}', value.strip()).status_code in {201, 415}
 
@@ -148,7 +148,7 @@ def test_no_media_type_is_a_fault(owner: Caller, media_type: str) -> None:
     ],
     ids=lambda content: repr(content[:20]),
 )
-def test_what_is_no_json_is_refused(owner: Caller, content: bytes) -> None:
+def test_it_rejects_malformed_json(owner: Caller, content: bytes) -> None:
     assert_problem(send(owner, content), 400, "malformed-body")
 
 
@@ -160,7 +160,7 @@ def test_a_lone_surrogate_is_refused(owner: Caller, body: str, escape: str) -> N
 
 
 @pytest.mark.spec("http.surrogates")
-def test_a_pair_of_surrogates_is_a_character(owner: Caller) -> None:
+def test_it_accepts_surrogate_pairs(owner: Caller) -> None:
     assert send(owner, b'{"title": "\\ud83d\\ude00"}').json()["title"] == "😀"
 
 
@@ -173,33 +173,33 @@ def test_a_pair_of_surrogates_is_a_character(owner: Caller) -> None:
         b'{"title": "a", "x": {"y": 1, "y": 1}}',
     ],
 )
-def test_a_name_twice_is_refused(owner: Caller, content: bytes) -> None:
+def test_it_rejects_duplicate_names(owner: Caller, content: bytes) -> None:
     assert_problem(send(owner, content), 400, "malformed-body")
     assert owner.ids() == []
 
 
 @pytest.mark.spec("http.object")
 @pytest.mark.parametrize("content", [b"[]", b'[{"title": "x"}]', b"null", b'"title"', b"1", b"true"])
-def test_json_that_is_no_object_breaks_a_rule(owner: Caller, content: bytes) -> None:
+def test_it_rejects_json_that_is_not_an_object(owner: Caller, content: bytes) -> None:
     response = send(owner, content)
     assert error_locations(response) == {""}
     assert response.json()["errors"][0]["detail"] == "Input should be an object."
 
 
 @pytest.mark.spec("http.body-limit")
-def test_a_body_may_have_so_many_bytes(owner: Caller) -> None:
+def test_it_accepts_a_body_of_the_maximum_size(owner: Caller) -> None:
     body = padded(LIMIT)
     assert send(owner, body).status_code == 201
     assert send(owner, iter([body[:40_000], body[40_000:]])).status_code == 201
 
 
 @pytest.mark.spec("http.body-limit")
-def test_a_body_that_nobody_asked_for_is_ignored(owner: Caller) -> None:
+def test_the_body_of_a_get_is_ignored(owner: Caller) -> None:
     assert owner.request("GET", TASKS, content=b"x" * (LIMIT + 1)).status_code == 200
 
 
 @pytest.mark.spec("http.body-limit")
-def test_a_larger_body_is_refused(owner: Caller) -> None:
+def test_it_rejects_a_body_over_the_maximum_size(owner: Caller) -> None:
     assert_problem(send(owner, padded(LIMIT + 1)), 413, "body-too-large")
     assert_problem(send(owner, iter([padded(LIMIT), b" "])), 413, "body-too-large")
     for digits in (30, 5000):
@@ -209,7 +209,7 @@ def test_a_larger_body_is_refused(owner: Caller) -> None:
 
 
 @pytest.mark.spec("problems.errors")
-def test_the_same_error_is_told_once(owner: Caller) -> None:
+def test_repeated_errors_are_reported_once(owner: Caller) -> None:
     problem = assert_problem(
         owner.post({f"x{n}": 1 for n in range(3000)} | {"title": 1}), 422, "invalid-request"
     )
@@ -230,7 +230,7 @@ FIELDS = st.sampled_from(["title", "description", "completed", "priority", "due_
 @pytest.mark.spec("problems.media-type", "problems.members")
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(FIELDS, JSON_VALUES, max_size=5))
-def test_no_body_is_a_fault(owner: Caller, body: dict[str, object]) -> None:
+def test_arbitrary_bodies_never_cause_a_server_error(owner: Caller, body: dict[str, object]) -> None:
     response = owner.post(body)
     if response.status_code != 201:
         assert_problem(
@@ -256,7 +256,7 @@ def test_no_body_is_a_fault(owner: Caller, body: dict[str, object]) -> None:
         {"title": {"mark-1": 1}, "tags": [{"mark-2": 2}]},
     ],
 )
-def test_nothing_of_a_body_is_repeated(owner: Caller, body: object) -> None:
+def test_errors_do_not_echo_the_body(owner: Caller, body: object) -> None:
     response = owner.post(body)
     assert error_locations(response)
     assert "mark" not in response.text + str(response.headers)
@@ -264,14 +264,14 @@ def test_nothing_of_a_body_is_repeated(owner: Caller, body: object) -> None:
 
 @pytest.mark.spec("problems.no-echo", "http.malformed")
 @pytest.mark.parametrize("body", [b'{"title": "mark', b"mark", b'{"mark": 1, "mark": 2}', b"\xffmark"])
-def test_nothing_of_a_malformed_body_is_repeated(owner: Caller, body: bytes) -> None:
+def test_errors_do_not_echo_a_malformed_body(owner: Caller, body: bytes) -> None:
     response = owner.request("POST", TASKS, content=body, headers={"Content-Type": "application/json"})
     assert_problem(response, 400, "malformed-body")
     assert "mark" not in response.text + str(response.headers)
 
 
 @pytest.mark.spec("problems.no-echo")
-def test_nothing_of_a_path_or_query_is_repeated(owner: Caller) -> None:
+def test_errors_do_not_echo_the_path_or_query(owner: Caller) -> None:
     for path in (
         f"{TASKS}/mark",
         f"{TASKS}?mark=mark",

@@ -40,7 +40,7 @@ class Browser(Caller):
 
 
 @pytest.mark.spec("cors.allowed", "cors.expose")
-def test_an_allowed_origin_can_read_every_answer(owner: Caller) -> None:
+def test_an_allowed_origin_can_read_every_response(owner: Caller) -> None:
     signed_in = Browser(owner.client, owner.user_id, owner.token)
     signed_out = Browser(owner.client, "", None)
     for name, response in all_responses(signed_in, signed_out).items():
@@ -66,7 +66,7 @@ def test_an_allowed_origin_can_read_every_answer(owner: Caller) -> None:
         "*",
     ],
 )
-def test_another_origin_cannot(client: TestClient, origin: str) -> None:
+def test_another_origin_cannot_read_responses(client: TestClient, origin: str) -> None:
     for response in (
         client.get(TASKS, headers={"Origin": origin}),
         client.get("/health/live", headers={"Origin": origin}),
@@ -114,7 +114,7 @@ def test_a_preflight_is_answered(client: TestClient, method: str) -> None:
 
 @pytest.mark.spec("cors.preflight")
 @pytest.mark.parametrize("header", ["accept", "accept-language", "content-language"])
-def test_a_preflight_may_ask_for_what_browsers_send_unasked(client: TestClient, header: str) -> None:
+def test_a_preflight_may_request_safelisted_headers(client: TestClient, header: str) -> None:
     assert preflight(client, Access_Control_Request_Headers=header).status_code == 204
 
 

@@ -19,7 +19,7 @@ STYLE = next(path for path in docs_page.assets() if path.endswith(".css"))
 
 
 @pytest.mark.spec("contract.docs")
-def test_the_contract_can_be_read_and_tried(anonymous: Caller) -> None:
+def test_the_docs_page_is_served(anonymous: Caller) -> None:
     page = anonymous.get("/docs")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert set(SOURCE.findall(page.text)) == {"data:,", *docs_page.assets()}
@@ -27,7 +27,7 @@ def test_the_contract_can_be_read_and_tried(anonymous: Caller) -> None:
 
 
 @pytest.mark.spec("contract.docs", "headers.security")
-def test_the_page_may_load_nothing_from_elsewhere(anonymous: Caller) -> None:
+def test_the_content_security_policy_forbids_other_hosts(anonymous: Caller) -> None:
     policy = anonymous.get("/docs").headers["content-security-policy"]
     sources = {name: values for name, *values in map(str.split, policy.split(";"))}
     assert sources["default-src"] == ["'none'"]
@@ -37,7 +37,7 @@ def test_the_page_may_load_nothing_from_elsewhere(anonymous: Caller) -> None:
 
 @pytest.mark.spec("contract.docs.assets", "http.head")
 @pytest.mark.parametrize("path", docs_page.assets())
-def test_an_asset_may_be_kept_for_a_year(anonymous: Caller, path: str) -> None:
+def test_assets_are_immutable_for_a_year(anonymous: Caller, path: str) -> None:
     response = anonymous.get(path)
     assert response.status_code == 200
     assert hashlib.sha256(response.content).hexdigest().startswith(path.split("/")[-2])
@@ -51,7 +51,7 @@ def test_an_asset_may_be_kept_for_a_year(anonymous: Caller, path: str) -> None:
 
 @pytest.mark.spec("contract.docs.assets", "http.unread-answer")
 @pytest.mark.parametrize("path", docs_page.assets())
-def test_an_asset_is_written_in_pieces(make_settings: MakeSettings, path: str) -> None:
+def test_assets_are_sent_in_chunks(make_settings: MakeSettings, path: str) -> None:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -85,14 +85,14 @@ def test_an_asset_is_written_in_pieces(make_settings: MakeSettings, path: str) -
         f"{STYLE}/",
     ],
 )
-def test_anything_else_is_not_found(anonymous: Caller, path: str) -> None:
+def test_other_asset_paths_are_not_found(anonymous: Caller, path: str) -> None:
     response = anonymous.get(path)
     assert_problem(response, 404, "not-found")
     assert response.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.spec("contract.docs.assets", "problems.method")
-def test_an_asset_can_only_be_read(anonymous: Caller) -> None:
+def test_assets_allow_only_get_and_head(anonymous: Caller) -> None:
     response = anonymous.request("POST", STYLE)
     assert_problem(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "GET, HEAD"

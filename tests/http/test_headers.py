@@ -46,7 +46,7 @@ def preflight(caller: Caller, origin: str) -> Response:
 
 
 @pytest.mark.spec("headers.security")
-def test_every_answer_has_the_security_headers(owner: Caller, anonymous: Caller) -> None:
+def test_every_response_has_the_security_headers(owner: Caller, anonymous: Caller) -> None:
     for name, response in all_responses(owner, anonymous).items():
         headers = response.headers
         assert headers["x-content-type-options"] == "nosniff", name
@@ -61,7 +61,7 @@ def test_every_answer_has_the_security_headers(owner: Caller, anonymous: Caller)
 
 
 @pytest.mark.spec("headers.cache")
-def test_answers_about_tasks_may_be_kept_by_their_owner_alone(owner: Caller, anonymous: Caller) -> None:
+def test_responses_about_tasks_are_privately_cacheable(owner: Caller, anonymous: Caller) -> None:
     for name, response in all_responses(owner, anonymous).items():
         vary = response.headers["vary"].split(", ")
         if response.request.url.path.startswith(TASKS) and "preflight" not in name:
@@ -75,13 +75,13 @@ def test_answers_about_tasks_may_be_kept_by_their_owner_alone(owner: Caller, ano
 
 
 @pytest.mark.spec("cors.vary")
-def test_every_answer_varies_by_origin(owner: Caller, anonymous: Caller) -> None:
+def test_every_response_varies_by_origin(owner: Caller, anonymous: Caller) -> None:
     for name, response in all_responses(owner, anonymous).items():
         assert "Origin" in response.headers["vary"].split(", "), name
 
 
 @pytest.mark.spec("headers.request-id")
-def test_every_answer_has_an_id_of_its_own(owner: Caller, anonymous: Caller) -> None:
+def test_every_response_has_a_unique_request_id(owner: Caller, anonymous: Caller) -> None:
     answers = all_responses(owner, anonymous).values()
     ids = {response.headers["x-request-id"] for response in answers}
     assert len(ids) == len(answers)
@@ -90,7 +90,7 @@ def test_every_answer_has_an_id_of_its_own(owner: Caller, anonymous: Caller) -> 
 
 @pytest.mark.spec("headers.request-id")
 @pytest.mark.parametrize("request_id", ["x", "A-1_b.c", "0" * 128])
-def test_a_clients_id_is_kept(anonymous: Caller, request_id: str) -> None:
+def test_a_valid_request_id_of_the_client_is_kept(anonymous: Caller, request_id: str) -> None:
     response = anonymous.get(headers={"X-Request-ID": request_id})
     assert response.headers["x-request-id"] == request_id
     assert response.json()["instance"] == request_id
@@ -98,19 +98,19 @@ def test_a_clients_id_is_kept(anonymous: Caller, request_id: str) -> None:
 
 @pytest.mark.spec("headers.request-id")
 @pytest.mark.parametrize("request_id", ["", "0" * 129, "a b", "a/b", "<script>", "é", "a\tb", "a,b"])
-def test_another_id_is_replaced(anonymous: Caller, request_id: str) -> None:
+def test_an_invalid_request_id_is_replaced(anonymous: Caller, request_id: str) -> None:
     response = anonymous.client.get(TASKS, headers=[(b"X-Request-ID", request_id.encode("latin-1"))])
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 @pytest.mark.spec("headers.request-id")
-def test_two_ids_are_replaced(anonymous: Caller) -> None:
+def test_repeated_request_ids_are_replaced(anonymous: Caller) -> None:
     response = anonymous.client.get(TASKS, headers=[("X-Request-ID", "a"), ("X-Request-ID", "b")])
     assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 @pytest.mark.spec("headers.server-timing")
-def test_only_a_success_that_asked_the_database_tells_its_time(owner: Caller, anonymous: Caller) -> None:
+def test_only_successful_database_requests_have_server_timing(owner: Caller, anonymous: Caller) -> None:
     answers = all_responses(owner, anonymous)
     del answers["ready"]  # It may be an answer of the second before.
     timed = {name: answer for name, answer in answers.items() if "server-timing" in answer.headers}
@@ -154,7 +154,7 @@ KNOWN_HEADERS = {
 
 
 @pytest.mark.spec("tasks.isolation", "headers.security")
-def test_no_answer_has_a_header_that_nobody_specified(owner: Caller, anonymous: Caller) -> None:
+def test_responses_have_only_specified_headers(owner: Caller, anonymous: Caller) -> None:
     """What counts or names something of other users would come in one."""
     for name, answer in all_responses(owner, anonymous).items():
         assert set(answer.headers) <= KNOWN_HEADERS, name

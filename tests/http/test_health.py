@@ -21,14 +21,14 @@ def detail(serve: Serve, **changes: object) -> str:
 
 
 @pytest.mark.spec("health.live", "health.anonymous")
-def test_live_touches_nothing(serve: Serve, database_proxy: ProtocolProxy) -> None:
+def test_liveness_does_not_touch_the_database(serve: Serve, database_proxy: ProtocolProxy) -> None:
     response = serve(database_url=libpq_url(database_proxy.url)).get("/health/live")
     assert (response.status_code, response.json()) == (200, {"status": "live"})
     assert database_proxy.connections_opened == 0
 
 
 @pytest.mark.spec("health.ready", "health.anonymous")
-def test_ready_when_the_database_can_be_served_from(anonymous: Caller) -> None:
+def test_ready_with_a_usable_database(anonymous: Caller) -> None:
     response = anonymous.get("/health/ready")
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
 
@@ -42,7 +42,7 @@ def test_not_ready_without_a_database(serve: Serve) -> None:
 
 
 @pytest.mark.spec("health.ready")
-def test_not_ready_as_a_user_whom_the_database_refuses(serve: Serve, service_url: URL) -> None:
+def test_not_ready_when_the_database_rejects_the_login(serve: Serve, service_url: URL) -> None:
     wrong = libpq_url(service_url.set(username="nobody-of-this-name", password="wrong"))
     assert detail(serve, database_url=wrong) == "The database does not answer."
 
@@ -54,7 +54,7 @@ def test_not_ready_before_the_migrations(serve: Serve, empty_database: URL, rout
 
 @pytest.mark.spec("health.ready", "schema.revision")
 @pytest.mark.parametrize(("revision", "ready"), [("0000", False), ("9999", True)])
-def test_a_later_revision_will_do_and_an_earlier_will_not(
+def test_ready_from_the_expected_revision_on(
     serve: Serve, migrated: URL, route: Route, revision: str, ready: bool
 ) -> None:
     sql = Sql(migrated)
@@ -73,7 +73,7 @@ def test_not_ready_without_row_security(serve: Serve, migrated: URL, route: Rout
 
 
 @pytest.mark.spec("health.ready.once")
-def test_many_who_ask_share_one_answer(
+def test_the_readiness_result_is_cached(
     serve: Serve, database_proxy: ProtocolProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "READINESS_SECONDS", 3600)
@@ -85,7 +85,7 @@ def test_many_who_ask_share_one_answer(
 
 
 @pytest.mark.spec("health.ready.once")
-def test_many_who_ask_together_share_one_answer(serve: Serve, database_proxy: ProtocolProxy) -> None:
+def test_concurrent_readiness_checks_share_one_query(serve: Serve, database_proxy: ProtocolProxy) -> None:
     client = serve(database_url=libpq_url(database_proxy.url), db_pool_size=8)
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: client.get("/health/ready").status_code, range(8)))
@@ -94,7 +94,7 @@ def test_many_who_ask_together_share_one_answer(serve: Serve, database_proxy: Pr
 
 
 @pytest.mark.spec("health.ready.once")
-def test_an_answer_about_readiness_is_soon_old(
+def test_the_readiness_result_expires(
     serve: Serve, database_proxy: ProtocolProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert db.READINESS_SECONDS == 1.0

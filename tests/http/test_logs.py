@@ -38,7 +38,7 @@ def test_neither_a_token_nor_a_body_is_logged(owner: Caller, caplog: pytest.LogC
 
 
 @pytest.mark.spec("process.logs.ascii")
-def test_a_user_id_cannot_disguise_a_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_user_id_cannot_disguise_a_log_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     subject = "eve\u202e\u2066\u200b\u2028-\u0430dmin"
     with caplog.at_level(logging.INFO):
         assert client_as(client, subject).get().status_code == 200
@@ -99,7 +99,7 @@ log.setLevel(logging.INFO)
 
 
 @pytest.mark.spec("process.logs.prompt")
-def test_lines_of_a_loop_are_written_together(output: Output) -> None:
+def test_lines_are_written_in_batches(output: Output) -> None:
     async def scenario() -> None:
         assert BATCH_SECONDS <= 0.05
         log.info("one")
@@ -116,7 +116,7 @@ def test_lines_of_a_loop_are_written_together(output: Output) -> None:
 
 
 @pytest.mark.spec("process.logs")
-def test_lines_written_together_keep_their_own_request_ids(output: Output) -> None:
+def test_batched_lines_keep_their_own_request_ids(output: Output) -> None:
     log.handlers[0].setFormatter(JsonFormatter())
 
     async def request(name: str) -> None:
@@ -135,7 +135,7 @@ def test_lines_written_together_keep_their_own_request_ids(output: Output) -> No
 
 
 @pytest.mark.spec("process.logs.prompt")
-def test_a_warning_is_written_at_once_behind_what_waits(output: Output) -> None:
+def test_a_warning_flushes_the_batch(output: Output) -> None:
     async def scenario() -> None:
         log.info("one")
         log.warning("two")
@@ -145,13 +145,13 @@ def test_a_warning_is_written_at_once_behind_what_waits(output: Output) -> None:
 
 
 @pytest.mark.spec("process.logs.prompt")
-def test_lines_from_outside_of_a_loop_are_written_at_once(output: Output) -> None:
+def test_lines_outside_an_event_loop_are_written_immediately(output: Output) -> None:
     log.info("one")
     assert output.writes == ["one\n"]
 
 
 @pytest.mark.spec("process.logs.prompt")
-def test_only_so_many_lines_wait(output: Output) -> None:
+def test_a_full_batch_is_written_immediately(output: Output) -> None:
     async def scenario() -> None:
         for number in range(BATCH_LINES):
             log.info("%s", number)

@@ -89,14 +89,14 @@ def test_head_is_get_without_the_body(owner: Caller, path: str) -> None:
 
 
 @pytest.mark.spec("http.head", "auth.bearer")
-def test_head_needs_a_token_too(anonymous: Caller) -> None:
+def test_head_requires_a_token(anonymous: Caller) -> None:
     response = anonymous.request("HEAD", TASKS)
     assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
 
 
 @pytest.mark.spec("problems.type")
 @pytest.mark.parametrize("kind", problems.TYPES.values(), ids=problems.TYPES)
-def test_a_type_explains_itself(anonymous: Caller, kind: problems.ProblemType) -> None:
+def test_every_problem_type_has_an_explanation(anonymous: Caller, kind: problems.ProblemType) -> None:
     response = anonymous.get(f"/problems/{kind.name}")
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
@@ -126,7 +126,7 @@ def broken(make_settings: MakeSettings) -> Iterator[TestClient]:
 
 
 @pytest.mark.spec("problems.unforeseen", "cors.allowed")
-def test_an_unforeseen_fault_tells_nothing(broken: TestClient) -> None:
+def test_an_unhandled_exception_reveals_nothing(broken: TestClient) -> None:
     response = broken.get("/broken", headers={"Origin": "https://app.example.com"})
     problem = assert_problem(response, 500, "internal-error")
     assert problem["detail"] == "Unexpected error. Report it with the request ID."
@@ -139,7 +139,7 @@ def test_an_unforeseen_fault_tells_nothing(broken: TestClient) -> None:
 @pytest.mark.parametrize(
     ("status", "title"), [(402, "Payment Required"), (409, "Conflict"), (413, None), (418, None)]
 )
-def test_a_routes_own_exception_keeps_its_status(
+def test_an_http_exception_keeps_its_status(
     make_settings: MakeSettings, status: int, title: str | None
 ) -> None:
     app = create_app(make_settings())
@@ -171,7 +171,7 @@ def captured_log(level: int) -> Iterator[StringIO]:
 
 
 @pytest.mark.spec("process.logs.unforeseen", "process.logs.secrets")
-def test_an_unforeseen_fault_is_logged(broken: TestClient) -> None:
+def test_an_unhandled_exception_is_logged(broken: TestClient) -> None:
     with captured_log(logging.ERROR) as output:
         request_id = broken.get("/broken").headers["x-request-id"]
     line = json.loads(output.getvalue())
@@ -221,7 +221,7 @@ def test_a_database_error_gets_the_status_of_its_sqlstate(
     ],
     ids=["no grant", "row security"],
 )
-def test_a_refused_privilege_is_an_alarm(serve: Serve, migrated: URL, damage: str) -> None:
+def test_an_insufficient_privilege_is_a_500(serve: Serve, migrated: URL, damage: str) -> None:
     caller = client_as(serve(database_url=libpq_url(migrated)), "somebody")
     sql = Sql(migrated)
     sql(damage)
@@ -250,7 +250,7 @@ def test_the_text_of_a_database_error_is_not_logged(serve: Serve, migrated: URL)
 
 
 @pytest.mark.spec("problems.unavailable", "process.reconnect")
-def test_a_database_that_can_only_be_read_serves_reads(serve: Serve, migrated: URL) -> None:
+def test_a_read_only_database_serves_reads(serve: Serve, migrated: URL) -> None:
     caller = client_as(serve(database_url=libpq_url(migrated)), "somebody")
     task = caller.create()
     sql = Sql(migrated)
@@ -280,9 +280,7 @@ def test_a_database_that_can_only_be_read_serves_reads(serve: Serve, migrated: U
         "ALTER TABLE tasks RENAME COLUMN tags TO labels",
     ],
 )
-def test_a_schema_that_is_not_there_is_unavailable(
-    serve: Serve, migrated: URL, route: Route, damage: str
-) -> None:
+def test_a_missing_schema_is_unavailable(serve: Serve, migrated: URL, route: Route, damage: str) -> None:
     sql = Sql(migrated)
     sql(damage)
     sql.close()

@@ -103,7 +103,7 @@ def send_slowly(connection: socket.socket) -> None:
 
 
 @pytest.mark.spec("http.timeouts.headers", "http.timeouts.idle", "http.timeouts.body")
-def test_a_connection_that_says_too_little_is_ended(service: Service) -> None:
+def test_idle_and_slow_connections_time_out(service: Service) -> None:
     def measure(behave: Callable[[socket.socket], None]) -> tuple[float, str]:
         with connect(service) as connection:
             started_at = time.monotonic()
@@ -132,9 +132,7 @@ def test_a_connection_that_says_too_little_is_ended(service: Service) -> None:
     ],
     ids=["before authentication", "an operation without a body", "too large"],
 )
-def test_an_answer_before_the_end_of_the_body_announces_the_close(
-    service: Service, request_: str, status: int
-) -> None:
+def test_an_early_response_closes_the_connection(service: Service, request_: str, status: int) -> None:
     response = exchange(service, request_)
     assert response.startswith(f"HTTP/1.1 {status} ")
     assert "connection: close" in response.lower()
@@ -142,7 +140,7 @@ def test_an_answer_before_the_end_of_the_body_announces_the_close(
 
 @pytest.mark.spec("http.host")
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-def test_only_http_1_0_may_leave_the_host_out(service: Service, version: str) -> None:
+def test_only_http_1_0_may_omit_the_host(service: Service, version: str) -> None:
     response = exchange(service, f"GET /health/live HTTP/{version}\r\nConnection: close\r\n\r\n")
     assert response.startswith(f"HTTP/{version} 200 " if version == "1.0" else "HTTP/1.1 400 ")
 
@@ -158,7 +156,7 @@ def test_another_transfer_coding_is_not_implemented(service: Service, coding: st
 
 @pytest.mark.spec("http.pieces")
 @pytest.mark.parametrize(("pieces", "status"), [(1_024, 201), (1_025, 400)])
-def test_a_body_comes_in_a_bounded_number_of_chunks(service: Service, pieces: int, status: int) -> None:
+def test_the_number_of_body_chunks_is_limited(service: Service, pieces: int, status: int) -> None:
     body = '{"title": "x"}'.ljust(pieces)
     chunks = "".join(f"1\r\n{character}\r\n" for character in body)
     response = exchange(
@@ -168,7 +166,7 @@ def test_a_body_comes_in_a_bounded_number_of_chunks(service: Service, pieces: in
 
 
 @pytest.mark.spec("http.headers-limit")
-def test_headers_have_a_size_in_all(service: Service) -> None:
+def test_the_total_size_of_headers_is_limited(service: Service) -> None:
     """32 KiB, of which the request line and the other fields take less than 1,000 bytes."""
     field = "X-Filler: " + "x" * 4_000
     last = "X-Filler: " + "x" * (32 * 1024 - 7 * len(f"{field}\r\n") - 1_000)
@@ -193,11 +191,11 @@ def test_headers_have_a_size_in_all(service: Service) -> None:
     ],
     ids=["longest line", "longer line", "most fields", "more fields", "longer field"],
 )
-def test_a_request_line_and_each_field_have_limits(service: Service, request_: str, status: int) -> None:
+def test_the_request_line_and_header_fields_are_limited(service: Service, request_: str, status: int) -> None:
     assert exchange(service, request_).startswith(f"HTTP/1.1 {status} ")
 
 
-def test_the_head_of_the_next_request_may_come_in_parts(service: Service) -> None:
+def test_a_pipelined_request_may_arrive_in_parts(service: Service) -> None:
     request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
     with connect(service) as connection:
         connection.sendall(f"{request}\r\n{request}".encode())
@@ -208,13 +206,13 @@ def test_the_head_of_the_next_request_may_come_in_parts(service: Service) -> Non
 
 
 @pytest.mark.spec("http.malformed-framing")
-def test_a_length_of_any_number_of_digits_is_refused_without_a_traceback(service: Service) -> None:
+def test_a_huge_content_length_is_refused_without_a_traceback(service: Service) -> None:
     assert exchange(service, post_head(f"Content-Length: {'9' * 5_000}")).startswith("HTTP/1.1 400 ")
     assert "Traceback" not in service.output.read_text()
 
 
 @pytest.mark.spec("http.unread-answer", "limits.lists")
-def test_answers_that_nobody_reads_cost_little_and_end(database_url: URL, sql: Sql, tmp_path: Path) -> None:
+def test_unread_responses_use_little_memory_and_time_out(database_url: URL, sql: Sql, tmp_path: Path) -> None:
     users = [f"unread-{number}-{uuid.uuid4()}" for number in range(10)]
     for user in users:
         sql(
@@ -268,7 +266,7 @@ def established(service: Service) -> int:
 
 
 @pytest.mark.spec("http.pipelining")
-def test_pipelined_requests_are_not_read_ahead_without_a_bound(database_url: URL, tmp_path: Path) -> None:
+def test_reading_ahead_of_pipelined_requests_is_bounded(database_url: URL, tmp_path: Path) -> None:
     """Ten connections that write as fast as they can, and read the answers, for 3 seconds."""
     fields = [f"X-Filler: {'x' * 7_800}"] * 3
     request = "\r\n".join(["GET /nowhere HTTP/1.1", "Host: localhost", *fields, "", ""]).encode()
@@ -316,9 +314,7 @@ def test_connections_queue_while_the_worker_is_busy(database_url: URL, tmp_path:
 
 
 @pytest.mark.spec("process.connections")
-def test_newcomers_take_the_place_of_the_connection_that_waits_longest(
-    database_url: URL, tmp_path: Path
-) -> None:
+def test_new_connections_evict_the_longest_idle_connection(database_url: URL, tmp_path: Path) -> None:
     environment = service_environment(database_url, GUNICORN_CMD_ARGS="--worker-connections 20")
     with running_service(environment, tmp_path / "output") as service, ExitStack() as stack:
         service.client.close()
@@ -341,9 +337,7 @@ def stalled_connection(service: Service, stack: ExitStack, receive_buffer: int =
 
 
 @pytest.mark.spec("process.connections")
-def test_newcomers_take_the_place_of_a_connection_that_reads_nothing(
-    database_url: URL, tmp_path: Path
-) -> None:
+def test_new_connections_evict_a_stalled_connection(database_url: URL, tmp_path: Path) -> None:
     environment = service_environment(database_url, GUNICORN_CMD_ARGS="--worker-connections 3")
     with running_service(environment, tmp_path / "output") as service, ExitStack() as stack:
         service.client.close()
@@ -367,7 +361,7 @@ def processor_time(process: int) -> list[str]:
 
 
 @pytest.mark.spec("http.unread-answer")
-def test_an_answer_that_is_read_too_slowly_ends(service: Service) -> None:
+def test_a_response_that_is_read_too_slowly_times_out(service: Service) -> None:
     """32 KiB a second, with room for whole segments: the kernel's own limit does not apply."""
     with ExitStack() as stack:
         connection = stalled_connection(service, stack, receive_buffer=131_072)
@@ -381,7 +375,7 @@ def test_an_answer_that_is_read_too_slowly_ends(service: Service) -> None:
 
 
 @pytest.mark.spec("process.connections")
-def test_a_newcomer_is_refused_when_every_connection_is_being_served(
+def test_a_new_connection_gets_503_when_all_connections_are_busy(
     database_url: URL, sql: Sql, tmp_path: Path
 ) -> None:
     environment = service_environment(
@@ -414,7 +408,7 @@ def test_a_newcomer_is_refused_when_every_connection_is_being_served(
 
 @pytest.mark.spec("process.stop.silent")
 @pytest.mark.parametrize(("half", "seconds"), [(0, 6), (20, 12)], ids=["all silent", "some half-sent"])
-def test_a_stop_does_not_wait_for_silent_connections(
+def test_shutdown_does_not_wait_for_idle_connections(
     database_url: URL, tmp_path: Path, half: int, seconds: float
 ) -> None:
     with (
@@ -435,7 +429,7 @@ def test_a_stop_does_not_wait_for_silent_connections(
 
 
 @pytest.mark.spec("process.stop.silent")
-def test_a_stop_with_a_hung_database_ends_by_the_deadline(database_url: URL, tmp_path: Path) -> None:
+def test_shutdown_with_a_hung_database_ends_by_the_deadline(database_url: URL, tmp_path: Path) -> None:
     with protocol_proxy(database_url) as proxy, ThreadPoolExecutor() as threads:
         environment = service_environment(proxy.url, DB_CONNECT_TIMEOUT="1", DB_STATEMENT_TIMEOUT="1")
         with running_service(environment, tmp_path / "output") as service:
@@ -450,7 +444,7 @@ def test_a_stop_with_a_hung_database_ends_by_the_deadline(database_url: URL, tmp
             assert time.monotonic() - started_at < 10
 
 
-def test_a_gunicorn_without_what_the_limits_rely_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incompatible_gunicorn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ASGIProtocol, "_will_close")
     with pytest.raises(RuntimeError, match="_will_close"):
         BoundedWorker.init_process(object.__new__(BoundedWorker))

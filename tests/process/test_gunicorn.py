@@ -31,7 +31,7 @@ def authorization(user_id: str) -> dict[str, str]:
 
 
 @pytest.mark.spec("process.settings")
-def test_wrong_settings_end_the_process_at_once(database_url: URL, tmp_path: Path) -> None:
+def test_invalid_settings_end_the_process(database_url: URL, tmp_path: Path) -> None:
     environment = service_environment(
         database_url, BETTER_AUTH_SECRET="tooshort", DB_POOL_SIZE="lots", CORS_ORIGINS="*"
     )
@@ -78,7 +78,7 @@ def test_it_waits_for_the_database(database_url: URL, output: Path) -> None:
 
 
 @pytest.mark.spec("process.stop")
-def test_a_request_in_flight_is_finished(database_url: URL, sql: Sql, output: Path) -> None:
+def test_shutdown_completes_requests_in_flight(database_url: URL, sql: Sql, output: Path) -> None:
     with (
         running_service(service_environment(database_url, DB_STATEMENT_TIMEOUT="30"), output) as service,
         ThreadPoolExecutor() as threads,
@@ -121,9 +121,7 @@ def wait_until_refused(port: int) -> None:
 @pytest.mark.parametrize(
     ("folder", "chosen"), [("/dev/shm", "/dev/shm"), ("/proc", "None"), ("/nowhere", "None")]
 )
-def test_a_folder_that_cannot_be_written_to_holds_no_heartbeat(
-    database_url: URL, folder: str, chosen: str
-) -> None:
+def test_the_heartbeat_folder_must_be_writable(database_url: URL, folder: str, chosen: str) -> None:
     """/proc takes no files, not even from root."""
     code = (
         "import pathlib, runpy; conf = runpy.run_path('gunicorn.conf.py');"
@@ -142,7 +140,7 @@ def test_a_folder_that_cannot_be_written_to_holds_no_heartbeat(
 
 @pytest.mark.spec("process.connections")
 @pytest.mark.parametrize(("descriptors", "connections"), [(1_200, 1_000), (512, 384)])
-def test_a_worker_leaves_128_descriptors_for_other_things(
+def test_worker_connections_leave_128_file_descriptors_free(
     database_url: URL, descriptors: int, connections: int
 ) -> None:
     code = (
@@ -179,7 +177,7 @@ def test_it_listens_on_ipv6(database_url: URL, output: Path, host: str) -> None:
 
 
 @pytest.mark.spec("process.logs", "http.head")
-def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
+def test_the_log_is_json_lines(database_url: URL, output: Path) -> None:
     user_id = f"logged-{uuid.uuid4()}"
     with running_service(
         service_environment(database_url, GUNICORN_CMD_ARGS="--access-logfile -"), output
@@ -214,7 +212,7 @@ def test_the_log_is_one_object_a_line(database_url: URL, output: Path) -> None:
 
 
 @pytest.mark.spec("process.logs.secrets")
-def test_nothing_secret_is_logged(database_url: URL, output: Path, sql: Sql) -> None:
+def test_secrets_are_not_logged(database_url: URL, output: Path, sql: Sql) -> None:
     """Whatever happens: good and bad requests, a lost database, a damaged schema."""
     user_id = f"secretive-{uuid.uuid4()}"
     good = authorization(user_id)

@@ -79,7 +79,7 @@ def test_an_interrupted_run_leaves_no_process(
         wait_for_processes_to_exit(clone)
 
 
-def test_what_a_killed_run_left_is_ended_by_the_next(clone: Path) -> None:
+def test_the_next_run_stops_the_servers_of_a_killed_run(clone: Path) -> None:
     with start_process(clone, "-c", HOLD_SERVER) as process:
         assert process.stdout
         assert process.stdout.readline().startswith("postgresql://")
@@ -93,7 +93,7 @@ def test_what_a_killed_run_left_is_ended_by_the_next(clone: Path) -> None:
     assert list((clone / "tmp").glob(f"{TEMPORARY}*")) == []
 
 
-def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
+def test_the_pid_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
     """After a crash of the machine it may be anybody's."""
     with start_process(clone, "-c", HOLD_SERVER) as process:
         assert process.stdout
@@ -113,7 +113,7 @@ def test_a_number_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
         bystander.communicate()
 
 
-def test_bad_input_is_one_clear_line(clone: Path) -> None:
+def test_invalid_input_is_reported_in_one_line(clone: Path) -> None:
     for budget in ("soon", "0"):
         assert failure_message(clone, "tests.fuzz.live", BUDGET=budget).startswith(
             "BUDGET is a number of seconds"
@@ -124,7 +124,7 @@ def test_bad_input_is_one_clear_line(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
-def test_a_skipped_test_has_failed_in_ci(clone: Path, ci: str, status: int) -> None:
+def test_a_skipped_test_fails_in_ci(clone: Path, ci: str, status: int) -> None:
     (clone / "tests/test_absent.py").write_text(
         "from tests.environment import require_program\n\n\ndef test_it() -> None:\n"
         "    require_program('no-such-program')\n"

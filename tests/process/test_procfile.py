@@ -139,7 +139,7 @@ def web(platform_environment: dict[str, str], output: Path, *, ready: bool = Tru
 
 @pytest.mark.spec("process.stop", "schema.url")
 @pytest.mark.parametrize("held", [1, SERVER_CONNECTIONS], ids=["some wait", "all wait"])
-def test_a_stop_under_load_loses_no_request(
+def test_shutdown_under_load_loses_no_request(
     platform_environment: dict[str, str], empty_database: URL, sql: Sql, tmp_path: Path, held: int
 ) -> None:
     """Requests are held by locks; where these hold the whole pool, every client's is in flight."""
@@ -191,7 +191,7 @@ def next_version(tmp_path: Path) -> Path:
 
 
 @pytest.mark.spec("schema.revision")
-def test_the_next_release_runs_while_this_version_serves(
+def test_the_next_migration_runs_while_this_version_serves(
     platform_environment: dict[str, str], sql: Sql, next_version: Path, tmp_path: Path
 ) -> None:
     release(platform_environment)
@@ -213,15 +213,13 @@ def assert_every_operation_works(caller: Caller) -> None:
 
 
 @pytest.mark.spec("schema.migrations.owner")
-def test_a_release_that_knows_only_the_pooler_works_too(
-    platform_environment: dict[str, str], sql: Sql
-) -> None:
+def test_a_release_without_an_unpooled_url_works(platform_environment: dict[str, str], sql: Sql) -> None:
     del platform_environment["DATABASE_URL_UNPOOLED"]
     release(platform_environment)
     assert sql("SELECT version_num FROM alembic_version") == [(db.SCHEMA_REVISION,)]
 
 
-def test_an_interrupted_run_leaves_no_web_process_behind(
+def test_an_interrupted_run_leaves_no_web_process(
     platform_environment: dict[str, str], tmp_path: Path
 ) -> None:
     release(platform_environment)
@@ -235,9 +233,7 @@ def test_an_interrupted_run_leaves_no_web_process_behind(
 
 
 @pytest.mark.spec("process.stop")
-def test_a_worker_that_is_starting_heeds_the_stop(
-    platform_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_starting_worker_handles_sigterm(platform_environment: dict[str, str], tmp_path: Path) -> None:
     release(platform_environment)
     with web(platform_environment, tmp_path / "output", ready=False) as service:
         wait_until(lambda: service.count_in_log("Booting worker") == 2, "no worker starts")

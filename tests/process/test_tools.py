@@ -66,7 +66,7 @@ def run_curl(curl: list[str]) -> httpx2.Response:
     return httpx2.post(url, headers=dict(headers), content=options["-d"])
 
 
-def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -> None:
+def test_tasks_persist_between_runs(clone: Path) -> None:
     with make_run(clone) as process:
         curl = printed_curl(process)
         created = run_curl(curl)
@@ -88,7 +88,7 @@ def test_the_printed_curl_creates_a_task_which_the_next_run_finds(clone: Path) -
     wait_for_processes_to_exit(clone)
 
 
-def test_a_killed_run_leaves_no_web_process_and_a_server_that_the_next_one_stops(clone: Path) -> None:
+def test_the_next_run_stops_the_server_of_a_killed_run(clone: Path) -> None:
     with make_run(clone) as process:
         curl = printed_curl(process)
         created = run_curl(curl)
@@ -106,7 +106,7 @@ def test_a_killed_run_leaves_no_web_process_and_a_server_that_the_next_one_stops
     wait_for_processes_to_exit(clone)
 
 
-def test_a_port_in_use_is_one_clear_line(clone: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(clone: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         line = failure_message(clone, "tools.serve", PORT=port)
@@ -117,7 +117,7 @@ def test_a_port_in_use_is_one_clear_line(clone: Path) -> None:
 
 
 @pytest.mark.spec("process.settings")
-def test_wrong_settings_are_all_named_before_anything_is_started(clone: Path) -> None:
+def test_all_invalid_settings_are_reported_before_anything_starts(clone: Path) -> None:
     wrong = {"PORT": "x", "BETTER_AUTH_SECRET": "short", "LOG_LEVEL": "loud", "WEB_CONCURRENCY": "two"}
     ended = run(clone, "tools.serve", **wrong)
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -130,7 +130,7 @@ def test_wrong_settings_are_all_named_before_anything_is_started(clone: Path) ->
 @pytest.mark.parametrize(
     "url", ["postgres://u:hunter2@127.0.0.1:1/x", "postgres://u:hunter2@127.0.0.1:1/x?sslmode=bogus"]
 )
-def test_a_database_that_is_not_there_is_one_clear_line(clone: Path, url: str) -> None:
+def test_an_unreachable_database_is_reported_in_one_line(clone: Path, url: str) -> None:
     for command in (["alembic", "upgrade", "head"], ["tools.serve"]):
         line = failure_message(
             clone, *command, DATABASE_URL=url, BETTER_AUTH_SECRET=SECRET, PORT=str(free_port())
@@ -139,12 +139,12 @@ def test_a_database_that_is_not_there_is_one_clear_line(clone: Path, url: str) -
         assert "hunter2" not in line
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_line(clone: Path) -> None:
+def test_an_unwritable_folder_is_reported_in_one_line(clone: Path) -> None:
     (clone / ".data").write_text("")
     assert failure_message(clone, "tools.serve", PORT=str(free_port())).startswith("Cannot write to ")
 
 
-def test_two_runs_on_the_same_data_are_one_clear_line(clone: Path) -> None:
+def test_a_second_run_on_the_same_data_is_reported_in_one_line(clone: Path) -> None:
     with make_run(clone) as process:
         printed_curl(process)
         assert failure_message(clone, "tools.serve", PORT=str(free_port())).startswith(
@@ -154,7 +154,7 @@ def test_two_runs_on_the_same_data_are_one_clear_line(clone: Path) -> None:
         assert process.wait(TIMEOUT_SECONDS) == 0
 
 
-def test_an_old_python_is_one_clear_line(clone: Path) -> None:
+def test_an_old_python_is_reported_in_one_line(clone: Path) -> None:
     old = clone / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 && exit 0\nexit 1\n')
     old.chmod(0o755)
@@ -195,7 +195,7 @@ def test_a_subject_may_have_quotes(clone: Path) -> None:
 
 
 @pytest.mark.spec("process.token")
-def test_without_a_secret_there_is_no_token(clone: Path) -> None:
+def test_printing_a_token_requires_a_secret(clone: Path) -> None:
     line = failure_message(clone, "tools.tokens", "somebody", BETTER_AUTH_URL="https://app.example.com")
     assert line.startswith("Tokens can be made only with BETTER_AUTH_SECRET")
     assert failure_message(clone, "tools.tokens").startswith("Say for whom")

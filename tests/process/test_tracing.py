@@ -86,7 +86,7 @@ def test_a_request_is_traced_from_its_caller_to_its_statement(
 
 
 @pytest.mark.spec("process.tracing.secrets", "process.logs.secrets")
-def test_nothing_of_a_request_but_its_route_reaches_the_collector(
+def test_spans_contain_no_request_data_but_the_route(
     database_url: URL, collected: Collector, tmp_path: Path
 ) -> None:
     token = mint(SECRET, "mark-user")
@@ -117,7 +117,7 @@ def test_nothing_of_a_request_but_its_route_reaches_the_collector(
 
 
 @pytest.mark.spec("process.tracing")
-def test_a_database_that_is_away_fails_the_wait(
+def test_an_unreachable_database_fails_the_wait_span(
     collected: Collector, database_url: URL, tmp_path: Path
 ) -> None:
     absent = database_url.set(host="127.0.0.1", port=free_port())
@@ -136,7 +136,7 @@ def test_a_database_that_is_away_fails_the_wait(
 
 @pytest.mark.spec("process.tracing", "headers.server-timing")
 @pytest.mark.parametrize("changes", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}])
-def test_it_is_off_without_an_endpoint_or_when_disabled(
+def test_tracing_is_off_without_an_endpoint_or_when_disabled(
     database_url: URL, collected: Collector, tmp_path: Path, changes: dict[str, str]
 ) -> None:
     environment = tracing_environment(database_url, collected) | changes
@@ -150,7 +150,7 @@ def test_it_is_off_without_an_endpoint_or_when_disabled(
 
 
 @pytest.mark.spec("process.tracing")
-def test_a_trace_does_not_continue_its_caller_s_without_propagators(
+def test_traceparent_is_ignored_without_propagators(
     database_url: URL, collected: Collector, tmp_path: Path
 ) -> None:
     environment = tracing_environment(database_url, collected, OTEL_PROPAGATORS="none")
@@ -164,7 +164,7 @@ def test_a_trace_does_not_continue_its_caller_s_without_propagators(
 
 
 @pytest.mark.spec("process.tracing", "process.logs.secrets")
-def test_it_stops_in_time_while_the_collector_is_away(database_url: URL, tmp_path: Path) -> None:
+def test_shutdown_does_not_wait_for_an_unreachable_collector(database_url: URL, tmp_path: Path) -> None:
     environment = service_environment(
         database_url,
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",
@@ -178,7 +178,7 @@ def test_it_stops_in_time_while_the_collector_is_away(database_url: URL, tmp_pat
 
 
 @pytest.mark.spec("process.tracing")
-def test_a_collector_that_is_away_delays_no_request(database_url: URL, tmp_path: Path) -> None:
+def test_an_unreachable_collector_does_not_delay_requests(database_url: URL, tmp_path: Path) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}"}
     with running_service(

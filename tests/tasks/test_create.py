@@ -18,7 +18,7 @@ def test_it_answers_with_the_task_and_its_location(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.create.defaults", "task.version", "task.timestamps")
-def test_a_title_alone_takes_the_defaults(owner: Caller) -> None:
+def test_omitted_fields_take_their_defaults(owner: Caller) -> None:
     task = owner.create(title="Water the plants")
     assert task.pop("created_at") == task.pop("updated_at")
     assert task.pop("id")
@@ -45,7 +45,7 @@ def test_it_needs_a_title(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.create.twice")
-def test_the_same_body_twice_makes_two_tasks(owner: Caller) -> None:
+def test_the_same_body_twice_creates_two_tasks(owner: Caller) -> None:
     body = new_task()
     first, second = ok(owner.post(body), 201), ok(owner.post(body), 201)
     assert owner.ids() == [second["id"], first["id"]]
@@ -60,7 +60,7 @@ def test_ids_are_uuids_of_version_7(owner: Caller) -> None:
 
 @pytest.mark.spec("task.owner", "tasks.isolation.writes")
 @pytest.mark.parametrize("name", ["user_id", "id", "version", "created_at", "deleted_at", "completed_at"])
-def test_what_the_service_writes_cannot_be_given(owner: Caller, stranger: Caller, name: str) -> None:
+def test_it_rejects_read_only_fields(owner: Caller, stranger: Caller, name: str) -> None:
     response = owner.post({**new_task(), name: stranger.user_id})
     assert error_locations(response) == {""}
     assert owner.ids() == stranger.ids() == []

@@ -54,13 +54,13 @@ def test_a_title_is_kept(owner: Caller, write: Write, title: str) -> None:
 
 
 @pytest.mark.spec("task.title")
-def test_white_space_around_a_title_is_cut_off(owner: Caller, write: Write) -> None:
+def test_white_space_around_a_title_is_trimmed(owner: Caller, write: Write) -> None:
     assert stored(write, owner, "title", f"{WHITE_SPACE}{LONGEST_TITLE}{WHITE_SPACE}") == LONGEST_TITLE
 
 
 @pytest.mark.spec("task.title")
 @pytest.mark.parametrize("title", ["", WHITE_SPACE, LONGEST_TITLE + "x"])
-def test_a_title_of_another_length_is_refused(owner: Caller, write: Write, title: str) -> None:
+def test_it_rejects_titles_of_invalid_length(owner: Caller, write: Write, title: str) -> None:
     assert error_locations(write(owner, {"title": title})) == {"/title"}
 
 
@@ -71,7 +71,7 @@ def test_a_description_is_kept_as_sent(owner: Caller, write: Write, description:
 
 
 @pytest.mark.spec("task.description")
-def test_a_longer_description_is_refused(owner: Caller, write: Write) -> None:
+def test_it_rejects_a_description_that_is_too_long(owner: Caller, write: Write) -> None:
     assert error_locations(write(owner, {"description": "x" * 5001})) == {"/description"}
 
 
@@ -83,7 +83,7 @@ def test_a_priority_is_kept(owner: Caller, write: Write, priority: str) -> None:
 
 @pytest.mark.spec("task.priority")
 @pytest.mark.parametrize("priority", ["", "HIGH", "urgent", 1])
-def test_another_priority_is_refused(owner: Caller, write: Write, priority: object) -> None:
+def test_it_rejects_unknown_priorities(owner: Caller, write: Write, priority: object) -> None:
     assert error_locations(write(owner, {"priority": priority})) == {"/priority"}
 
 
@@ -99,7 +99,7 @@ def test_another_priority_is_refused(owner: Caller, write: Write, priority: obje
         ("2024-02-29T00:00:00-00:00", "2024-02-29T00:00:00Z"),
     ],
 )
-def test_a_due_date_is_answered_in_utc(owner: Caller, write: Write, sent: str, kept: str) -> None:
+def test_a_due_date_is_returned_in_utc(owner: Caller, write: Write, sent: str, kept: str) -> None:
     assert stored(write, owner, "due_at", sent) == kept
 
 
@@ -131,7 +131,7 @@ def test_a_due_date_is_answered_in_utc(owner: Caller, write: Write, sent: str, k
         "",
     ],
 )
-def test_another_due_date_is_refused(owner: Caller, write: Write, due_at: object) -> None:
+def test_it_rejects_invalid_due_dates(owner: Caller, write: Write, due_at: object) -> None:
     assert error_locations(write(owner, {"due_at": due_at})) == {"/due_at"}
 
 
@@ -158,7 +158,7 @@ def test_tags_are_kept_in_their_order(owner: Caller, write: Write, tags: list[st
         ({"a": 1}, "/tags"),
     ],
 )
-def test_other_tags_are_refused(owner: Caller, write: Write, tags: object, location: str) -> None:
+def test_it_rejects_invalid_tags(owner: Caller, write: Write, tags: object, location: str) -> None:
     assert error_locations(write(owner, {"tags": tags})) == {location}
 
 
@@ -182,13 +182,13 @@ def test_values_are_not_converted(owner: Caller, write: Write, name: str, value:
 
 @pytest.mark.spec("task.null")
 @pytest.mark.parametrize("name", ["title", "completed", "priority", "tags"])
-def test_null_is_refused_where_it_has_no_meaning(owner: Caller, write: Write, name: str) -> None:
+def test_it_rejects_null_for_fields_that_are_not_nullable(owner: Caller, write: Write, name: str) -> None:
     assert error_locations(write(owner, {name: None})) == {f"/{name}"}
 
 
 @pytest.mark.spec("task.unknown-fields", "problems.errors")
 @pytest.mark.parametrize("name", ["done", "Title", "user_id", "version", "", "__class__"])
-def test_an_unknown_field_is_refused_and_not_repeated(owner: Caller, write: Write, name: str) -> None:
+def test_it_rejects_unknown_fields_without_echoing_them(owner: Caller, write: Write, name: str) -> None:
     assert error_locations(write(owner, {name: "x", "title": "y"})) == {""}
 
 
@@ -221,7 +221,7 @@ def test_a_task_can_be_created_completed(owner: Caller) -> None:
 
 
 @pytest.mark.spec("task.fields")
-def test_a_task_has_these_fields_in_every_answer(owner: Caller) -> None:
+def test_every_response_has_the_documented_fields(owner: Caller) -> None:
     task = ok(owner.post(full_task()), 201)
     answers = [
         task,
@@ -233,7 +233,7 @@ def test_a_task_has_these_fields_in_every_answer(owner: Caller) -> None:
 
 
 @pytest.mark.spec("task.timestamps")
-def test_timestamps_are_utc_and_true(owner: Caller, sql: Sql) -> None:
+def test_timestamps_are_in_utc_and_accurate(owner: Caller, sql: Sql) -> None:
     before = sql("SELECT clock_timestamp()")[0][0]
     task = owner.create()
     changed = ok(owner.patch(task["id"], {"title": "changed"}))
@@ -245,7 +245,7 @@ def test_timestamps_are_utc_and_true(owner: Caller, sql: Sql) -> None:
 
 
 @pytest.mark.spec("task.strict")
-def test_numbers_of_any_size_are_only_refused(owner: Caller, write: Write) -> None:
+def test_it_rejects_huge_numbers(owner: Caller, write: Write) -> None:
     huge = json.loads("1" + "0" * 4000)
     assert error_locations(write(owner, {"title": huge})) == {"/title"}
     assert error_locations(write(owner, {"completed": 1e308})) == {"/completed"}

@@ -31,7 +31,7 @@ def test_it_answers_with_the_task(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.id")
-def test_ids_are_found_in_either_case(owner: Caller) -> None:
+def test_ids_are_case_insensitive(owner: Caller) -> None:
     task = owner.create()
     assert owner.read(task["id"].upper()) == task
 
@@ -39,7 +39,7 @@ def test_ids_are_found_in_either_case(owner: Caller) -> None:
 @pytest.mark.spec("tasks.id")
 @each(ON_ONE_TASK)
 @pytest.mark.parametrize("task_id", NOT_CANONICAL)
-def test_another_form_of_id_is_refused(owner: Caller, operation: Operation, task_id: str) -> None:
+def test_it_rejects_non_canonical_ids(owner: Caller, operation: Operation, task_id: str) -> None:
     assert error_locations(operation.send(owner, task_id)) == {"task_id"}
 
 

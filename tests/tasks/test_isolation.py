@@ -33,7 +33,9 @@ def without_id(response: Response) -> tuple[int, bytes, dict[str, str]]:
 
 @pytest.mark.spec("tasks.isolation")
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_anothers_task_is_like_none(owner: Caller, stranger: Caller, attack: Attack) -> None:
+def test_another_users_task_is_indistinguishable_from_a_missing_one(
+    owner: Caller, stranger: Caller, attack: Attack
+) -> None:
     task = ok(owner.post(full_task()), 201)
     stranger.create()
     assert without_id(attack(stranger, task["id"])) == without_id(attack(stranger, str(uuid.uuid4())))
@@ -43,7 +45,9 @@ def test_anothers_task_is_like_none(owner: Caller, stranger: Caller, attack: Att
 
 @pytest.mark.spec("tasks.isolation")
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_anothers_deleted_task_is_like_none(owner: Caller, stranger: Caller, attack: Attack) -> None:
+def test_another_users_deleted_task_is_indistinguishable_from_a_missing_one(
+    owner: Caller, stranger: Caller, attack: Attack
+) -> None:
     task = owner.create()["id"]
     owner.delete(task)
     assert without_id(attack(stranger, task)) == without_id(attack(stranger, str(uuid.uuid4())))
@@ -51,7 +55,7 @@ def test_anothers_deleted_task_is_like_none(owner: Caller, stranger: Caller, att
 
 @pytest.mark.spec("tasks.isolation.writes", "task.owner")
 @pytest.mark.parametrize("header", ["X-User-Id", "X-User", "X-Forwarded-User", "Cookie", "Impersonate-User"])
-def test_no_header_makes_a_user(owner: Caller, stranger: Caller, header: str) -> None:
+def test_headers_cannot_set_the_user(owner: Caller, stranger: Caller, header: str) -> None:
     response = stranger.post(new_task(), headers={header: owner.user_id})
     assert ok(response, 201)["user_id"] == stranger.user_id
     assert owner.ids() == []

@@ -34,7 +34,7 @@ def walk(caller: Caller, path: str) -> list[list[str]]:
 
 
 @pytest.mark.spec("tasks.list.own")
-def test_it_lists_the_tasks_of_the_caller_alone(owner: Caller, stranger: Caller) -> None:
+def test_it_lists_only_the_callers_tasks(owner: Caller, stranger: Caller) -> None:
     mine = [owner.create() for _ in range(3)]
     theirs = stranger.create()
     assert owner.get().json() == mine[::-1]
@@ -55,7 +55,7 @@ def test_the_newest_comes_first(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.list.order")
-def test_a_change_moves_no_task(owner: Caller) -> None:
+def test_updates_do_not_change_the_order(owner: Caller) -> None:
     created = [owner.create()["id"] for _ in range(3)]
     owner.patch(created[0], {"title": "changed"})
     assert owner.ids() == created[::-1]
@@ -138,7 +138,7 @@ def locked_table(url: URL) -> Iterator[Callable[[], object]]:
 
 
 @pytest.mark.spec("tasks.list.limit")
-def test_a_page_has_fifty_tasks_unless_asked_otherwise(owner: Caller, sql: Sql) -> None:
+def test_the_default_limit_is_fifty(owner: Caller, sql: Sql) -> None:
     fill(sql, owner, 201)
     assert len(owner.ids()) == 50
     assert len(owner.ids("?limit=1")) == 1
@@ -149,13 +149,13 @@ def test_a_page_has_fifty_tasks_unless_asked_otherwise(owner: Caller, sql: Sql) 
 @pytest.mark.parametrize(
     "limit", ["0", "201", "-1", "1.0", "1e1", "+1", " 1", "1_0", "٣", "", "x", "9" * 400]
 )
-def test_another_limit_is_refused(owner: Caller, limit: str) -> None:
+def test_it_rejects_invalid_limits(owner: Caller, limit: str) -> None:
     response = owner.request("GET", TASKS, params={"limit": limit})
     assert error_locations(response) == {"limit"}
 
 
 @pytest.mark.spec("tasks.list.completed")
-def test_completed_keeps_the_tasks_that_are_or_are_not(owner: Caller) -> None:
+def test_completed_filters_the_list(owner: Caller) -> None:
     done, undone = owner.create(completed=True)["id"], owner.create()["id"]
     assert owner.ids("?completed=true") == [done]
     assert owner.ids("?completed=false") == [undone]
@@ -163,12 +163,12 @@ def test_completed_keeps_the_tasks_that_are_or_are_not(owner: Caller) -> None:
 
 @pytest.mark.spec("tasks.list.completed")
 @pytest.mark.parametrize("value", ["1", "yes", "True", "TRUE", "on", "null", "", "t"])
-def test_another_value_of_completed_is_refused(owner: Caller, value: str) -> None:
+def test_it_rejects_invalid_values_of_completed(owner: Caller, value: str) -> None:
     assert error_locations(owner.request("GET", TASKS, params={"completed": value})) == {"completed"}
 
 
 @pytest.mark.spec("tasks.list.next")
-def test_the_link_keeps_the_other_parameters(owner: Caller) -> None:
+def test_the_next_link_keeps_the_other_parameters(owner: Caller) -> None:
     for _ in range(3):
         owner.create()
     following = next_page(owner, f"{TASKS}?limit=2&completed=false")
@@ -184,7 +184,9 @@ def test_the_link_keeps_the_other_parameters(owner: Caller) -> None:
 @pytest.mark.parametrize(
     ("count", "sizes"), [(0, [0]), (1, [1]), (2, [2]), (3, [2, 1]), (4, [2, 2]), (5, [2, 2, 1])]
 )
-def test_there_is_a_link_exactly_when_there_is_more(owner: Caller, count: int, sizes: list[int]) -> None:
+def test_there_is_a_next_link_only_if_there_are_more_tasks(
+    owner: Caller, count: int, sizes: list[int]
+) -> None:
     created = [owner.create()["id"] for _ in range(count)]
     pages = walk(owner, f"{TASKS}?limit=2")
     assert [len(page) for page in pages] == sizes
@@ -192,7 +194,7 @@ def test_there_is_a_link_exactly_when_there_is_more(owner: Caller, count: int, s
 
 
 @pytest.mark.spec("tasks.list.paging")
-def test_paging_neither_skips_nor_repeats_while_tasks_come_and_go(owner: Caller) -> None:
+def test_paging_is_stable_under_concurrent_changes(owner: Caller) -> None:
     created = [owner.create()["id"] for _ in range(9)]
     first = owner.get(f"{TASKS}?limit=3")
     assert [task["id"] for task in first.json()] == created[8:5:-1]
@@ -236,7 +238,7 @@ def test_a_cursor_is_bound_to_its_list(owner: Caller, stranger: Caller) -> None:
         (lambda c: c[::-1], 404, "unknown-cursor"),
     ],
 )
-def test_a_changed_cursor_is_refused(owner: Caller, change: object, status: int, kind: str) -> None:
+def test_it_rejects_modified_cursors(owner: Caller, change: object, status: int, kind: str) -> None:
     for _ in range(2):
         owner.create()
     following = next_page(owner, f"{TASKS}?limit=1") or ""
@@ -263,13 +265,13 @@ def test_a_changed_cursor_is_refused(owner: Caller, change: object, status: int,
         "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f",
     ],
 )
-def test_what_is_no_cursor_is_refused(owner: Caller, cursor: str) -> None:
+def test_it_rejects_malformed_cursors(owner: Caller, cursor: str) -> None:
     assert_problem(owner.request("GET", TASKS, params={"cursor": cursor}), 400, "invalid-cursor")
 
 
 @pytest.mark.spec("tasks.list.cursor")
 @pytest.mark.parametrize("cursor", ["A" * 32, "-" * 32, "_" * 32, "9" * 32])
-def test_a_cursor_that_was_never_given_out_is_not_found(owner: Caller, cursor: str) -> None:
+def test_an_unknown_cursor_is_not_found(owner: Caller, cursor: str) -> None:
     assert_problem(owner.get(f"{TASKS}?cursor={cursor}"), 404, "unknown-cursor")
 
 

@@ -9,7 +9,7 @@ from tests.support import Caller
 
 @pytest.mark.spec("tasks.replace.replaced", "tasks.update.merge", "tasks.delete.gone")
 @each(CHANGING_ONE_TASK)
-def test_the_users_other_tasks_stay_as_they_are(owner: Caller, operation: Operation) -> None:
+def test_the_users_other_tasks_do_not_change(owner: Caller, operation: Operation) -> None:
     older, task, newer = (owner.create() for _ in range(3))
     assert operation.send(owner, task["id"]).status_code == operation.status
     assert owner.read(older["id"]) == older
@@ -17,6 +17,6 @@ def test_the_users_other_tasks_stay_as_they_are(owner: Caller, operation: Operat
 
 
 @pytest.mark.spec("tasks.create.created")
-def test_one_request_makes_one_task(owner: Caller) -> None:
+def test_one_request_creates_one_task(owner: Caller) -> None:
     created = owner.post(new_task()).json()
     assert owner.ids() == [created["id"]]

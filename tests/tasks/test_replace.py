@@ -9,7 +9,7 @@ from tests.support import Caller, assert_problem, error_locations, ok
 
 
 @pytest.mark.spec("tasks.replace.replaced", "task.version")
-def test_every_field_takes_the_value_of_the_body(owner: Caller) -> None:
+def test_every_field_is_replaced(owner: Caller) -> None:
     task = owner.create()
     body = full_task()
     replaced = ok(owner.put(task["id"], body))
@@ -23,7 +23,7 @@ def test_every_field_takes_the_value_of_the_body(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.replace.replaced")
-def test_a_field_that_is_left_out_takes_its_default(owner: Caller) -> None:
+def test_omitted_fields_are_reset_to_their_defaults(owner: Caller) -> None:
     task = ok(owner.post(full_task()), 201)
     replaced = ok(owner.put(task["id"], new_task(title="alone")))
     expected: Body = {
@@ -52,6 +52,6 @@ def test_it_never_creates_a_task(owner: Caller) -> None:
 
 
 @pytest.mark.spec("task.version")
-def test_the_same_values_are_a_change_too(owner: Caller) -> None:
+def test_identical_values_still_increment_the_version(owner: Caller) -> None:
     task = owner.create(title="same")
     assert [ok(owner.put(task["id"], {"title": "same"}))["version"] for _ in range(3)] == [2, 3, 4]

@@ -21,7 +21,7 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.spec("tasks.update.merge", "task.version")
 @pytest.mark.parametrize("names", [names for size in range(1, 7) for names in combinations(CHANGES, size)])
-def test_only_what_is_named_is_changed(owner: Caller, names: tuple[str, ...]) -> None:
+def test_only_the_given_fields_change(owner: Caller, names: tuple[str, ...]) -> None:
     task = ok(owner.post(full_task()), 201)
     changes = {name: CHANGES[name] for name in names}
     changed = ok(owner.patch(task["id"], task_patch(**changes)))
@@ -35,7 +35,7 @@ def test_only_what_is_named_is_changed(owner: Caller, names: tuple[str, ...]) ->
 
 @pytest.mark.spec("tasks.update.merge")
 @pytest.mark.parametrize("name", ["description", "due_at"])
-def test_null_clears_and_absence_keeps(owner: Caller, name: str) -> None:
+def test_null_clears_a_field_and_omission_keeps_it(owner: Caller, name: str) -> None:
     task = ok(owner.post(full_task()), 201)
     assert ok(owner.patch(task["id"], {"title": "x"}))[name] == task[name] is not None
     assert ok(owner.patch(task["id"], {name: None}))[name] is None
@@ -72,5 +72,5 @@ def test_an_empty_patch_changes_nothing(owner: Caller) -> None:
 
 
 @pytest.mark.spec("tasks.update.empty", "tasks.not-found")
-def test_an_empty_patch_of_no_task_is_not_found(owner: Caller, stranger: Caller) -> None:
+def test_an_empty_patch_of_another_users_task_is_not_found(owner: Caller, stranger: Caller) -> None:
     assert_problem(stranger.patch(owner.create()["id"], {}), 404, "not-found")
