@@ -1,8 +1,10 @@
 """The Procfile, run as a platform runs it: release, web, a stop under load, the next deploy.
 
-honcho reads the Procfile; the service comes to its database through a pooler.
+honcho reads the Procfile; the service comes to its database through a pooler. The files of
+platforms that do not read a Procfile run the same commands.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,9 +19,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from sqlalchemy import URL
 
 import db
+from settings import Settings
 from tests.database.test_scope import Locked
 from tests.environment import ROOT, Sql, libpq_url
 from tests.operations import OPERATIONS
@@ -241,3 +245,41 @@ def test_a_starting_worker_handles_sigterm(platform_environment: dict[str, str],
         service.process.wait(TIMEOUT_SECONDS)
         # One that is killed in the end says nothing.
         assert service.count_in_log("Worker exiting") == 2
+
+
+PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+[RENDER] = yaml.safe_load((ROOT / "render.yaml").read_text())["services"]
+RAILWAY = json.loads((ROOT / "railway.json").read_text())["deploy"]
+HEROKU = json.loads((ROOT / "app.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("release", "start"),
+    [
+        (RENDER["preDeployCommand"], RENDER["startCommand"]),
+        (" && ".join(RAILWAY["preDeployCommand"]), RAILWAY["startCommand"]),
+    ],
+    ids=["render", "railway"],
+)
+def test_other_platforms_run_the_commands_of_the_procfile(release: str, start: str) -> None:
+    assert {"release": release, "web": start} == PROCFILE
+
+
+@pytest.mark.parametrize("path", [RENDER["healthCheckPath"], RAILWAY["healthcheckPath"]])
+def test_platforms_check_liveness(anonymous: Caller, path: str) -> None:
+    """Readiness asks the database, and so keeps a Neon compute awake."""
+    assert ok(anonymous.get(path)) == {"status": "live"}
+
+
+@pytest.mark.parametrize("seconds", [RENDER["maxShutdownDelaySeconds"], RAILWAY["drainingSeconds"]])
+def test_platforms_wait_for_requests_in_flight(seconds: int) -> None:
+    """gunicorn gives them `graceful_timeout`, after the second in which it still listens."""
+    [graceful] = re.findall(
+        r"^graceful_timeout = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE
+    )
+    assert seconds > int(graceful) + 1
+
+
+def test_platforms_set_what_the_service_reads() -> None:
+    names = {each["key"] for each in RENDER["envVars"]} | set(HEROKU["env"])
+    assert names <= {name.upper() for name in Settings.model_fields}
