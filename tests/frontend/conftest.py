@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BetterAuth]:
     """The frontend's server."""
-    folder = sources(tmp_path_factory.mktemp("site"), "client.ts", "page.ts", "index.html")
+    folder = sources(tmp_path_factory.mktemp("site"), "page.ts", "index.html")
     assert compiled(folder) == ""
     with better_auth("eddsa", folder) as server:
         yield server

@@ -1,5 +1,5 @@
 /** What must not compile: each line that ends in `// wrong` is a mistake, and no other line. */
-import { Tasks, TasksError } from "./client";
+import { Tasks, TasksError } from "./tasks";
 
 export async function mistakes(tasks: Tasks, id: string): Promise<void> {
   await tasks.create({ title: "Water the plants" });

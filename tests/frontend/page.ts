@@ -1,10 +1,10 @@
 /**
  * The frontend's page, as a test drives it: what a person does with it is a call
- * of `act`. It has nothing but `fetch` and the client that the README shows.
+ * of `act`. It has nothing but `fetch` and `clients/typescript/tasks.ts`.
  *
  *     /?api=http://127.0.0.1:8000
  */
-import { type Task, Tasks, TasksError } from "./client.js";
+import { type Task, Tasks, TasksError } from "./tasks.js";
 
 const api = new URLSearchParams(location.search).get("api") ?? "";
 const tasks = new Tasks(api);

@@ -1,4 +1,4 @@
-"""What a page on another origin can do with the client of the README, in a real browser."""
+"""What a page on another origin can do with clients/typescript/tasks.ts, in a real browser."""
 
 import re
 

@@ -1,4 +1,13 @@
-// lib/tasks.ts: the Tasks API in a browser. One client for each person who signs in.
+/**
+ * Client of the Tasks API for a browser whose page signs in with Better Auth's `jwt` plugin.
+ *
+ * Copy this file to `lib/tasks.ts` and generate the types that it imports:
+ *
+ *     npx openapi-typescript https://tasks.example.com/openapi.json --default-non-nullable=false -o lib/openapi.d.ts
+ *
+ * Use one `Tasks` for each signed-in user, and drop it on sign-out: it holds the user's
+ * token in memory, and fetches another one when the API answers 401.
+ */
 import type { components, operations } from "./openapi";
 
 export type Task = components["schemas"]["TaskRead"];
@@ -6,8 +15,10 @@ export type NewTask = components["schemas"]["TaskCreate"];
 export type TaskChanges = components["schemas"]["TaskUpdate"];
 export type Problem = components["schemas"]["Problem"];
 export type Filter = NonNullable<operations["list_tasks"]["parameters"]["query"]>;
+/** `next` is the path of the next page, for `follow`. */
 export type Page = { tasks: Task[]; next: string | undefined };
 
+/** Thrown for every response that is not 2xx, with its RFC 9457 problem detail. */
 export class TasksError extends Error {
   constructor(readonly problem: Problem, readonly headers: Headers) {
     super(`${problem.title}: ${problem.detail}`);
@@ -17,7 +28,8 @@ export class TasksError extends Error {
 export class Tasks {
   #token: string | undefined;
 
-  constructor(readonly api: string) {} // https://tasks.example.com
+  /** `api` is the API's origin, such as `https://tasks.example.com`. */
+  constructor(readonly api: string) {}
 
   list(filter: Filter = {}): Promise<Page> {
     const given = Object.entries(filter).filter(([, value]) => value !== undefined);
@@ -50,7 +62,7 @@ export class Tasks {
   async #send(method: string, path: string, body?: object): Promise<Response> {
     let response = await this.#fetch(method, path, body);
     if (response.status === 401) {
-      this.#token = undefined; // It lives for 15 minutes; a second 401 is final.
+      this.#token = undefined; // Tokens expire after 15 minutes. A second 401 is final.
       response = await this.#fetch(method, path, body);
     }
     if (!response.ok) throw new TasksError(await response.json(), response.headers);
@@ -65,7 +77,7 @@ export class Tasks {
 }
 
 async function signedInToken(): Promise<string> {
-  const response = await fetch("/api/auth/token"); // Better Auth's, on the page's own origin
+  const response = await fetch("/api/auth/token"); // Better Auth, on the page's own origin.
   if (!response.ok) throw new Error("not signed in");
   return (await response.json()).token;
 }
