@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from tests.environment import ROOT, require_program
 from tests.process import service
-from tests.process.clone import PATIENCE, copy_to, variables
-from tests.stage import ROOT, require
+from tests.process.clone import TIMEOUT_SECONDS, base_environment, copy_project
 from tests.support import SECRET
 from tests.test_imports import MODULES
 
@@ -43,24 +43,24 @@ def successes() -> set[tuple[str, str, str]]:
 
 def pasted(blocks: list[str], api: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the blocks in a fresh clone, as they are but for the service's address."""
-    require("curl")
+    require_program("curl")
     (folder / ".curlrc").write_text(CURLRC)
     makeflags = f"-- BIN={Path(sys.executable).parent} INSTALLED="
     return subprocess.run(
-        [require("bash"), "-eu"],
+        [require_program("bash"), "-eu"],
         input="".join(blocks).replace(EXAMPLE_SERVICE, api),
-        cwd=copy_to(folder),
-        env=variables(BETTER_AUTH_SECRET=SECRET, CURL_HOME=str(folder), MAKEFLAGS=makeflags),
+        cwd=copy_project(folder),
+        env=base_environment(BETTER_AUTH_SECRET=SECRET, CURL_HOME=str(folder), MAKEFLAGS=makeflags),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
 
 def test_every_operation_has_a_curl_that_works(database_url: URL, tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", section("API"), re.MULTILINE | re.DOTALL)
-    with service.running(service.variables(database_url), tmp_path / "output") as running:
+    with service.running_service(service.service_environment(database_url), tmp_path / "output") as running:
         api = str(running.client.base_url).rstrip("/")
         ended = pasted(blocks, api, tmp_path)
     assert ended.returncode == 0, ended.stderr
