@@ -1,4 +1,4 @@
-"""The cast and the stage: a real PostgreSQL, the real migrations, real tokens."""
+"""Shared fixtures: a real PostgreSQL with the real migrations, the service, and users with real tokens."""
 
 import os
 import re
@@ -22,14 +22,14 @@ from tests.protocol_proxy import ProtocolProxy, protocol_proxy
 from tests.support import Caller, client_as
 from tools.postgres import Failure, temporary_server
 
-# A developer's own settings must not reach the tests, nor the tests their database.
+# Isolate the tests from the developer's own settings and database.
 for name in [
     *map(str.upper, Settings.model_fields),
     *filter(re.compile("OTEL_|FASTAPI_OTEL_").match, os.environ),
 ]:
     os.environ.pop(name, None)
 
-# Stopped from outside, the tests stop their servers too.
+# On SIGTERM run the fixtures' finalizers, which stop the servers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 MakeSettings = Callable[..., Settings]
@@ -39,7 +39,7 @@ Route = Callable[[URL], URL]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI everything is installed, and a test that was skipped has failed."""
+    """In CI a skipped test is a failure: everything is installed there."""
     report = yield
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
@@ -49,7 +49,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[URL]:
-    """A superuser's URL of the server on which the tests make their databases."""
+    """A superuser's URL of the server on which the tests create their databases."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         yield make_url(given)
@@ -66,7 +66,7 @@ def empty_database(server_url: URL) -> Iterator[URL]:
 
 @pytest.fixture
 def migrated(empty_database: URL) -> URL:
-    """A database of the test's own, to damage."""
+    """A migrated database for one test, which may damage it."""
     alembic(empty_database, command.upgrade, "head")
     return empty_database
 
@@ -87,7 +87,7 @@ def sql(database_url: URL) -> Iterator[Sql]:
 
 @contextmanager
 def exit_on_failure() -> Iterator[None]:
-    """Without what all tests need there is nothing to run; a traceback would not say more."""
+    """End the test run with a one-line message if a required server cannot start."""
     try:
         yield
     except Failure as failure:
@@ -104,7 +104,7 @@ def pooler_url(server_url: URL) -> Iterator[URL]:
 
 @pytest.fixture(scope="session", params=["direct", "pooled"])
 def route(request: pytest.FixtureRequest) -> Route:
-    """How the service comes to a database. What uses the API uses it in both ways."""
+    """How the service reaches a database: directly or through PgBouncer."""
     if request.param == "direct":
         return lambda url: url
     pooler_url: URL = request.getfixturevalue("pooler_url")
@@ -113,27 +113,26 @@ def route(request: pytest.FixtureRequest) -> Route:
 
 @pytest.fixture(scope="session")
 def service_url(route: Route, database_url: URL) -> URL:
-    """What the service under test is given; tests look behind it with `sql`."""
+    """The database URL of the service under test. `sql` connects to the same database directly."""
     return route(database_url)
 
 
 @pytest.fixture(scope="session")
 def make_settings(service_url: URL) -> MakeSettings:
-    """Settings as the environment would give them, with what a test changes."""
-
+    """Settings for the service under test, with the test's changes."""
     return partial(environment.make_settings, service_url)
 
 
 @pytest.fixture(scope="session")
 def client(make_settings: MakeSettings) -> Iterator[TestClient]:
-    """The application as it is, for all tests that need no other settings."""
+    """The application with the default test settings."""
     with TestClient(create_app(make_settings())) as client:
         yield client
 
 
 @pytest.fixture
 def serve(make_settings: MakeSettings) -> Iterator[Serve]:
-    """The application with settings of the test's own."""
+    """Starts the application with other settings."""
     with ExitStack() as stack:
 
         def start(**changes: object) -> TestClient:
@@ -144,19 +143,19 @@ def serve(make_settings: MakeSettings) -> Iterator[Serve]:
 
 @pytest.fixture
 def owner(client: TestClient) -> Caller:
-    """The user whose tasks a test is about. New in each test, and so without tasks."""
+    """The user under test: new in each test, without tasks."""
     return client_as(client, f"owner-{uuid.uuid4()}")
 
 
 @pytest.fixture
 def stranger(client: TestClient) -> Caller:
-    """Another user who is signed in."""
+    """Another authenticated user."""
     return client_as(client, f"stranger-{uuid.uuid4()}")
 
 
 @pytest.fixture
 def anonymous(client: TestClient) -> Caller:
-    """Nobody: no token."""
+    """A caller without a token."""
     return Caller(client, "", None)
 
 

@@ -1,6 +1,6 @@
-"""The stage: a database with the real migrations, and the settings to serve from it.
+"""The test environment: databases with the real migrations, and settings for the service.
 
-For whatever needs them outside a fixture, which is in `conftest.py`.
+The fixtures in `conftest.py` build on it; so does what runs outside pytest.
 """
 
 import shutil
@@ -42,7 +42,7 @@ def alembic(url: URL, action: Callable[..., object], *arguments: str) -> None:
 
 
 class Sql:
-    """A superuser's connection, to look behind the API and to prepare what it cannot."""
+    """A superuser's connection, for state that the API cannot show or create."""
 
     def __init__(self, url: URL) -> None:
         self._connection = psycopg2.connect(libpq_url(url))
@@ -59,7 +59,7 @@ class Sql:
 
 @contextmanager
 def new_database(server_url: URL) -> Iterator[URL]:
-    """An empty database that is gone afterwards."""
+    """An empty database, dropped at the end."""
     name = f"tasks_test_{uuid.uuid4().hex}"
     admin = Sql(server_url)
     admin(f'CREATE DATABASE "{name}"')
@@ -71,8 +71,8 @@ def new_database(server_url: URL) -> Iterator[URL]:
 
 
 def require_program(program: str, package: str = "") -> str:
-    """The path of a program that a test runs for real; without it the test is skipped."""
-    # Debian keeps servers where a plain user's PATH does not lead.
+    """The path of a program; skips the test if it is not installed."""
+    # Debian installs servers in /usr/sbin, which is not on an unprivileged user's PATH.
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if path is None:
         pytest.skip(f"needs {program}: install it, for example with apt install {package or program}")
@@ -80,7 +80,7 @@ def require_program(program: str, package: str = "") -> str:
 
 
 def make_settings(database: URL, **changes: Any) -> Settings:
-    """Settings as the environment would give them; None stands for what is not set."""
+    """Settings for tests, with changes; a setting that is None is left unset."""
     values: dict[str, Any] = {
         "database_url": libpq_url(database),
         "better_auth_secret": SECRET,

@@ -1,4 +1,4 @@
-"""Bodies for requests. A name that a body does not have is an error, not a silent extra."""
+"""Request bodies. Unknown field names raise TypeError."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,17 +12,17 @@ Body = dict[str, Any]
 
 
 def new_task(**fields: object) -> Body:
-    """The least that makes a task."""
+    """A body with only the required fields."""
     return NewTask.as_body(fields)
 
 
 def full_task(**fields: object) -> Body:
-    """A task in which no writable field has its default."""
+    """A body in which no writable field has its default value."""
     return FullTask.as_body(fields)
 
 
 def task_patch(**fields: object) -> Body:
-    """Only what is named."""
+    """A patch with only the given fields."""
     return TaskPatch.as_body(fields)
 
 

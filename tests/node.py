@@ -1,4 +1,4 @@
-"""Node for the tests: packages as a lock file pins them, and processes that end with the tests."""
+"""Node for the tests: packages from a lock file, and processes that end with the tests."""
 
 import fcntl
 import hashlib
@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 10
 
 
 def install_packages(folder: Path) -> Path:
-    """The folder, with the packages of its lock file: npm runs once for each state of the file."""
+    """Install the packages of the folder's lock file, unless they are up to date; returns the folder."""
     _require_version(json.loads((folder / "package.json").read_text())["engines"]["node"])
     fault = _install(require_program("npm"), folder)
     if fault:
@@ -44,7 +44,7 @@ def _version(program: str) -> list[int]:
 
 @cache
 def _install(npm: str, folder: Path) -> str:
-    """Install what is not installed yet, and give what went wrong; it is tried once."""
+    """Install the packages if needed; returns the error, or an empty string. Tried once."""
     wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
     done = folder / "node_modules" / ".installed"
     with (folder / "package.json").open() as only_one:
@@ -81,14 +81,14 @@ def _npm_ci(npm: str, folder: Path) -> str:
     if not ended.returncode:
         return ""
     lines = (line.removeprefix("npm error ") for line in ended.stderr.splitlines())
-    # What is indented says where in npm it happened, and the lines after it nothing more.
+    # The indented lines are npm's stack trace; nothing useful follows them.
     return "; ".join(islice(takewhile(lambda line: not line.startswith(" "), lines), 6))
 
 
 def run(
     packages: Path, program: str, *arguments: str | Path, folder: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of the packages that `packages` has, in a folder."""
+    """Run a program of the packages in `packages`."""
     path = install_packages(packages) / "node_modules" / ".bin" / program
     return subprocess.run(
         [require_program("node", "nodejs"), path, *arguments],
@@ -103,7 +103,7 @@ def run(
 
 @contextmanager
 def node_process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A Node script that ends when its standard input does, and so with the tests, however they end."""
+    """A Node script that exits when its standard input closes, so that it always ends with the tests."""
     process = subprocess.Popen(
         [require_program("node", "nodejs"), *map(str, arguments)],
         stdin=subprocess.PIPE,

@@ -1,8 +1,7 @@
-"""PgBouncer before a PostgreSQL server, set as Neon's pooler is.
+"""PgBouncer in front of a PostgreSQL server, configured like Neon's pooler.
 
-Transaction mode, and no start-up parameters but those that PgBouncer follows
-itself. It has fewer connections to the server than the tests have to it, so that
-callers share them.
+Transaction mode; only start-up parameters that PgBouncer tracks itself are accepted.
+It opens fewer connections to the server than clients open to it, so that they share.
 """
 
 import subprocess
@@ -18,10 +17,10 @@ from tools.postgres import Failure, chown_to_server_user, free_port, server_iden
 from tools.serve import end_with_parent
 
 SERVER_CONNECTIONS = 2
-"""For each database and user: less than one service's DB_POOL_SIZE."""
+"""For each database and user: fewer than one worker's DB_POOL_SIZE."""
 
-# Roles that a test makes are looked up on the server; the superuser does that.
-# A server that did not answer is asked again after a second, not after 15.
+# auth_user: the superuser looks up the roles that tests create.
+# server_login_retry: reconnect to an unreachable server after 1 s instead of 15.
 CONFIGURATION = """\
 [databases]
 * = host={server.host} port={server.port}
@@ -42,7 +41,7 @@ server_login_retry = 1
 
 @contextmanager
 def pooler(program: str, server: URL, port: int | None = None) -> Iterator[URL]:
-    """Run PgBouncer before all databases of `server`; yields the superuser's URL through it."""
+    """Run PgBouncer in front of all databases of `server`; yields the superuser's URL through it."""
     port = free_port() if port is None else port
     with tempfile.TemporaryDirectory(prefix="tasks-api-pooler-") as directory:
         home = Path(directory)

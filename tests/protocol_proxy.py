@@ -1,7 +1,7 @@
-"""A proxy before PostgreSQL that sees the protocol: what a connection really sends.
+"""A proxy in front of PostgreSQL that records frontend messages and can break connections.
 
-It speaks for the tests of round trips (every frontend message after the start-up
-is one) and for those of lost connections.
+Tests count round trips with it (each frontend message after start-up is one) and
+simulate lost and hung connections.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ PASSWORD_MESSAGE = "p"
 
 @dataclass
 class ProtocolProxy:
-    """What was sent since the last `clear`, and the means to cut the line, to hold or to silence it."""
+    """`messages` are the frontend messages since the last `clear`."""
 
     url: URL
     messages: list[str] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
     connections_opened: int = 0
     silent: bool = False
-    """While true, no answer passes, and none ever will on a connection that lost one."""
+    """Drop responses. A connection that has lost one stays silent even after this is false again."""
     held: bool = False
-    """While true, answers wait; afterwards they pass, late."""
+    """Delay responses for as long as this is true."""
     silent_after: str | None = None
-    """A message that contains this makes the line silent; TCP stays up."""
+    """Set `silent` at the first message that contains this; TCP connections stay open."""
 
     def clear(self) -> None:
         self.messages.clear()
 
     def close_connections(self) -> None:
-        """Close every connection, as a server does that goes to sleep."""
+        """Close every connection, as a server does when it suspends."""
         for connection in self.connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -85,7 +85,7 @@ def _copy(source: socket.socket, target: socket.socket, proxy: ProtocolProxy) ->
 
 
 def _forward(client: socket.socket, server: socket.socket, proxy: ProtocolProxy) -> None:
-    """Copy message by message; until the start-up message, they have no type."""
+    """Forward frontend messages one by one. Messages up to the start-up message have no type byte."""
     with contextlib.suppress(OSError, EOFError):
         code = 0
         while code != PROTOCOL_VERSION:

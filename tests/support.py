@@ -1,4 +1,4 @@
-"""What tests speak with: callers with real tokens, and the contract of an error."""
+"""Callers with real tokens, and assertions on responses."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ SECRET = "a secret of the tests that is long enough"
 TASKS = "/api/tasks"
 
 ORIGIN = "https://app.example.com"
-"""Of the frontend that may read the answers."""
+"""The allowed CORS origin."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who sends requests: a user with a real token, or nobody."""
+    """Sends requests with a user's token, or without one."""
 
     client: Client
     user_id: str
@@ -52,7 +52,7 @@ class Caller:
         return ok(self.get(f"{TASKS}/{task}"))
 
     def create(self, **fields: object) -> dict[str, Any]:
-        """A new task, made through the API."""
+        """Create a task through the API."""
         return ok(self.post(new_task(**fields)), 201)
 
     def ids(self, query: str = "") -> list[str]:
@@ -72,7 +72,7 @@ def ok(response: Response, status: int = 200) -> dict[str, Any]:
 
 
 def assert_problem(response: Response, status: int, kind: str) -> dict[str, Any]:
-    """The only way in which tests check an error: it is the contract of all errors."""
+    """Check a problem detail in full: media type, members, type, title and status."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
@@ -92,7 +92,7 @@ def assert_problem(response: Response, status: int, kind: str) -> dict[str, Any]
 
 
 def error_locations(response: Response) -> set[str]:
-    """Where the errors of a 422 are."""
+    """The pointer, parameter or header of each error of a 422."""
     problem = assert_problem(response, 422, "invalid-request")
     return {location for each in problem["errors"] for location in each.values()}
 
@@ -108,9 +108,8 @@ def assert_unauthorized(response: Response, description: str | None) -> None:
 
 
 def wait_until(condition: Callable[[], object], otherwise: str) -> None:
-    """Ask again and again, for 30 seconds at most: no test knows how long a thing takes."""
+    """Poll a condition for at most 30 seconds; fail with the message `otherwise`."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, otherwise
-        # What is waited for needs the processor more.
         time.sleep(0.02)

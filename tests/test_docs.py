@@ -1,4 +1,4 @@
-"""Documentation: the tests, files, clauses and gaps that docs/ names exist."""
+"""Documentation: every test, file, clause and gap that docs/ refers to exists."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The factories themselves."""
+"""The factories of request bodies."""
 
 from collections.abc import Callable
 

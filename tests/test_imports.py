@@ -1,4 +1,4 @@
-"""Imports point one way, so that a change in one layer cannot reach those below it."""
+"""Imports between layers point one way only."""
 
 import ast
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ LAYERS = (
     "routes",
     "main",
 )
-"""Modules and packages, lowest first: each may import those before it."""
+"""Modules and packages, lowest first. Each may import only itself and those before it."""
 
 WITHOUT_HTTP = ("settings", "models", "schemas", "database", "services")
 WITHOUT_SQL = ("problems", "auth", "routes", "web.parameters", "web.pagination", "web.json_bodies")

@@ -1,4 +1,4 @@
-"""The PgBouncer of the tests: as strict as Neon's pooler, and gone when its run is."""
+"""The PgBouncer of the tests: as strict as Neon's pooler, and stopped with the test run."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def test_options_are_refused(pooler_url: URL, options: str) -> None:
 
 @pytest.mark.parametrize("name", ["search_path", "extra_float_digits", "statement_timeout"])
 def test_start_up_parameters_are_refused(pooler_url: URL, name: str) -> None:
-    """libpq never sends them, other drivers do; so this start-up message is written by hand."""
+    """libpq never sends these, other drivers do, so the start-up message is built here."""
     words = ["user", str(pooler_url.username), "database", str(pooler_url.database), name, "1", ""]
     body = PROTOCOL_VERSION.to_bytes(4, "big") + "\0".join(words).encode() + b"\0"
     with socket.create_connection((str(pooler_url.host), pooler_url.port)) as connection:
@@ -72,7 +72,7 @@ def test_a_port_in_use_is_reported_in_one_line(server_url: URL) -> None:
             pytest.raises(Failure, match=rf"\APgBouncer did not start on port {port}: .+\Z"),
             pooler(require_program("pgbouncer"), server_url, port),
         ):
-            raise AssertionError("it started")
+            raise AssertionError("PgBouncer started")
 
 
 def test_it_ends_with_a_run_that_is_killed(server_url: URL) -> None:
@@ -87,7 +87,7 @@ def test_it_ends_with_a_run_that_is_killed(server_url: URL) -> None:
             command, cwd=ROOT, env={**os.environ, "TMPDIR": folder}, stdout=subprocess.PIPE, text=True
         ) as run,
     ):
-        # The user who runs it must be able to pass.
+        # PgBouncer may run as another user, who needs access.
         Path(folder).chmod(0o755)
         assert run.stdout is not None
         port = int(run.stdout.readline())

@@ -1,4 +1,4 @@
-"""Settings: what is accepted, and how a fault is named."""
+"""Settings: validation, defaults and error messages."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _no_env_file(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def faults(**changes: str) -> list[str]:
-    """The lines that name the faults of these settings."""
+    """The error messages for these settings."""
     with environment_variables(**{**GOOD, **changes}), pytest.raises(SystemExit) as ended:
         Settings.load()
     first, *rest = str(ended.value).splitlines()

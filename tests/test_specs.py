@@ -1,4 +1,4 @@
-"""Specification and tests: no clause without a test, no mark without a clause."""
+"""Every clause of the specification has a test, and every spec mark a clause."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ def clauses() -> list[str]:
 
 
 def marks() -> Iterator[str]:
-    """The ids that `@pytest.mark.spec` names anywhere in the tests."""
+    """The clause IDs of every `@pytest.mark.spec` in the tests."""
     for path in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.spec":
@@ -34,7 +34,7 @@ def test_clause_ids_are_unique() -> None:
 
 
 def test_every_normative_sentence_has_an_id() -> None:
-    """A list item in the two pages is a clause; what has no id is no list item."""
+    """Every list item on the specification pages is a clause and has an ID."""
     for page in PAGES:
         items = re.findall(r"^\s*- .*", page.read_text(), re.MULTILINE)
         assert [item for item in items if not CLAUSE.match(item)] == []

@@ -1,4 +1,4 @@
-"""Files of others that are kept in this repository."""
+"""Vendored third-party files."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""A key endpoint, as Better Auth has one, which can also misbehave."""
+"""A JWKS endpoint like Better Auth's, which can also misbehave."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ PATH = "/api/auth/jwks"
 
 
 class SigningKey:
-    """A private key, and what is published of it."""
+    """A private key and its public JWK."""
 
     def __init__(self, kid: str, algorithm: str = "EdDSA") -> None:
         self.kid = kid
@@ -38,7 +38,7 @@ class SigningKey:
 
 
 class KeyServer:
-    """Publishes `keys`, or sends `answer` byte for byte; counts the requests."""
+    """Publishes `keys`, or sends `answer` verbatim; records the requests."""
 
     def __init__(self) -> None:
         self.keys: list[object] = []
@@ -67,7 +67,7 @@ class KeyServer:
         handler.wfile.write(body)
 
     def _send_slowly(self, handler: BaseHTTPRequestHandler) -> None:
-        """Send a byte now and then, until the other side has had enough."""
+        """Send a byte every 20 ms until the client disconnects."""
         handler.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"\r\n" if self.slow_part == "body" else b"X-Slow: "))
         try:
             while not self.released.wait(0.02):
@@ -85,7 +85,7 @@ def key_server() -> Iterator[KeyServer]:
             published.respond(self)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-            """Nothing on standard error."""
+            """Do not log to standard error."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         published.url = f"http://127.0.0.1:{server.server_port}"

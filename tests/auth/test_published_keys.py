@@ -1,4 +1,4 @@
-"""Tokens that are verified with the keys that Better Auth publishes."""
+"""Tokens verified with the keys that Better Auth publishes (JWKS)."""
 
 import hashlib
 import hmac
@@ -43,17 +43,17 @@ def client(serve: Serve, published: KeyServer) -> TestClient:
 
 @pytest.fixture
 def no_refetch_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetches may follow each other at once, so that no test has to wait."""
+    """Remove the minimum interval between fetches."""
     monkeypatch.setattr(keys, "REFETCH_SECONDS", 0)
 
 
 def age_keys(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let the keys that were fetched be that much older."""
+    """Make the fetched keys appear older by `seconds`."""
     monkeypatch.setattr(keys, "clock", lambda: time.monotonic() + seconds)
 
 
 def claims(published: KeyServer, **changes: object) -> dict[str, object]:
-    """As Better Auth's jwt plugin makes them."""
+    """Claims as Better Auth's jwt plugin issues them."""
     now = int(time.time())
     made = {
         "iat": now,
@@ -125,7 +125,7 @@ def test_jwt_audience_overrides_the_better_auth_url(
 def test_a_public_key_is_not_accepted_as_an_hmac_secret(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
-    """HS256 with what is published as the secret: the classic confusion of algorithms."""
+    """Algorithm confusion: HS256 with the public key as the secret."""
     public = key.private.public_key()
     for secret in (
         public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
@@ -312,7 +312,7 @@ def test_stale_keys_are_used_while_the_endpoint_is_down(
     published.answer = None
     new = SigningKey("second")
     published.keys.append(new.jwk)
-    # The first request may join a fetch that began while the endpoint was down.
+    # The first request may share a fetch that started while the endpoint was down.
     wait_until(lambda: status_for(client, new.sign(claims(published))) == 200, "it does not recover")
     assert status_for(client, key.sign(claims(published, n=4))) == 200
 
@@ -430,7 +430,7 @@ def test_proxy_environment_variables_are_ignored(
 def test_a_hung_endpoint_does_not_block_other_requests(
     client: TestClient, published: KeyServer, key: SigningKey
 ) -> None:
-    """The fetch is off the event loop: other requests are answered meanwhile."""
+    """The fetch does not block the event loop."""
     published.hang = True
     with ThreadPoolExecutor() as threads:
         waiting = [

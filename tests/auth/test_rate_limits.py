@@ -1,4 +1,4 @@
-"""How often one may ask, and be refused."""
+"""Rate limits for requests and for authentication failures."""
 
 import asyncio
 import re
@@ -105,7 +105,7 @@ ONE_PER_MINUTE = parse("1/minute")
 
 
 def first_hits(windows: LocalWindows, keys: Iterator[str], name: str = "requests") -> list[bool]:
-    """One hit of each key, and whether it was within the rate of one a minute."""
+    """Hit each key once; returns whether each hit was within one per minute."""
 
     async def scenario() -> list[bool]:
         return [await windows.hit(ONE_PER_MINUTE, name, key) for key in keys]
@@ -148,7 +148,7 @@ def test_long_ids_with_a_common_prefix_are_counted_separately() -> None:
 
 
 def networks() -> Iterator[str]:
-    """The /64 networks of an IPv6 /32, of which there are 2**32."""
+    """The 2**32 networks (/64) of an IPv6 /32."""
     return (f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::/64" for number in count())
 
 
@@ -178,7 +178,7 @@ def test_memory_is_bounded_for_any_number_of_clients(keys: Iterator[str], hits: 
 
 
 def count_opcodes(action: Callable[[], object]) -> int:
-    """How many bytecode instructions of Python it runs."""
+    """The number of Python bytecode instructions that `action` executes."""
     counted = 0
 
     def trace(frame: FrameType, event: str, _: object) -> "TraceFunction":
@@ -198,7 +198,7 @@ def count_opcodes(action: Callable[[], object]) -> int:
 
 @pytest.mark.spec("limits.memory")
 def test_a_hit_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when all windows have ended, and there would be most to throw away."""
+    """Even when all windows have expired and could be evicted."""
     now = 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
 
@@ -323,7 +323,7 @@ class Redis:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    """A Redis of the test's own, which can be stopped and started."""
+    """A Redis for one test, which can be stopped and restarted."""
     with Redis(require_program("redis-server"), tmp_path) as server:
         yield server
 

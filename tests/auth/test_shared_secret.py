@@ -1,4 +1,4 @@
-"""Tokens that Better Auth signs with the shared secret."""
+"""Tokens signed with the shared secret (HS256)."""
 
 import base64
 import hashlib
@@ -32,14 +32,14 @@ def base64url(data: bytes) -> str:
 
 
 def sign(header: object, payload: object, secret: bytes = SECRET.encode()) -> str:
-    """A token as no library would make it."""
+    """Sign arbitrary headers and payloads, which JWT libraries would refuse."""
     parts = [part if isinstance(part, str) else json.dumps(part) for part in (header, payload)]
     signed = ".".join(base64url(part.encode("utf-8", "surrogatepass")) for part in parts)
     return f"{signed}.{base64url(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
 
 
 def token_with(**changes: object) -> str:
-    """A good token but for these claims; None takes a claim away."""
+    """A valid token with changed claims; None removes a claim."""
     claims = {"sub": "somebody", "iat": NOW, "exp": NOW + 3600, **changes}
     kept = {name: value for name, value in claims.items() if value is not None}
     return sign({"alg": "HS256", "typ": "JWT"}, kept)
@@ -291,7 +291,7 @@ def test_a_token_with_its_own_key_is_refused(client: TestClient) -> None:
 
 
 def move_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Only the clock is moved; the token, its signature and its verification are real."""
+    """Move the clock forward; the token, its signature and its verification are real."""
     later = time.time() + seconds
     monkeypatch.setattr("auth.tokens.time.time", lambda: later)
     monkeypatch.setattr("jwt.api_jwt.datetime", _FixedClock(later))
@@ -310,7 +310,7 @@ def test_a_cached_token_still_expires(client: TestClient, monkeypatch: pytest.Mo
 def test_verified_tokens_are_cached_for_a_minute(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, seconds: float, status: int
 ) -> None:
-    """What is remembered shows when the key is taken away behind its back."""
+    """Replacing the key shows whether the cached result is used."""
     caller = Caller(client, "", token_with(n=seconds))
     assert caller.get().status_code == 200
     assert isinstance(client.app, FastAPI)

@@ -1,4 +1,4 @@
-"""Better Auth in its three set-ups, the API beside it, and two people."""
+"""Better Auth in three configurations, the API, and two users."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,13 +14,13 @@ CONFIGURATIONS = ("eddsa", "es256", "hs256")
 
 @pytest.fixture(scope="session")
 def route() -> Route:
-    """Tokens are the same however the database is reached."""
+    """Direct only: the database route does not affect tokens."""
     return lambda url: url
 
 
 @pytest.fixture(scope="session")
 def start_better_auth() -> Iterator[Callable[[str], BetterAuth]]:
-    """Each set-up is started once, when it is first asked for."""
+    """Starts each configuration once, on first use."""
     with ExitStack() as stack:
         started: dict[str, BetterAuth] = {}
 
@@ -34,7 +34,7 @@ def start_better_auth() -> Iterator[Callable[[str], BetterAuth]]:
 
 @pytest.fixture(params=CONFIGURATIONS)
 def auth(request: pytest.FixtureRequest, start_better_auth: Callable[[str], BetterAuth]) -> BetterAuth:
-    """Better Auth with nothing changed by another test; the set-ups are the fixture's parameters."""
+    """Better Auth with default options, in each configuration."""
     server = start_better_auth(request.param)
     server.deploy()
     return server

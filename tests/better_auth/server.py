@@ -1,4 +1,4 @@
-"""A real Better Auth, and people who use it as a frontend's page lets them."""
+"""A real Better Auth server, and users who sign in through its HTTP API."""
 
 import uuid
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SECRET = "the secret that Better Auth and the API share"
 
 
 class BetterAuth:
-    """A running Better Auth; `set_up` is eddsa, es256 or hs256."""
+    """A running Better Auth; `configuration` is eddsa, es256 or hs256."""
 
     def __init__(self, url: str, configuration: str) -> None:
         self.url = url
@@ -25,7 +25,7 @@ class BetterAuth:
         self._test = httpx2.Client(base_url=f"{url}/test")
 
     def deploy(self, **options: object) -> None:
-        """Deploy it anew, with the same people and other options: see server.mjs."""
+        """Redeploy with the same users and other options; see server.mjs."""
         self._test.put("/options", json={"secret": SECRET, **options}).raise_for_status()
 
     def expire_keys(self) -> None:
@@ -35,7 +35,7 @@ class BetterAuth:
         return str(self._test.get("/mails").json()[email])
 
     def key_source(self) -> dict[str, object]:
-        """The settings that the README gives for this set-up."""
+        """The service settings that the README documents for this configuration."""
         if self.configuration == "hs256":
             return {"better_auth_secret": SECRET, "jwt_audience": self.url}
         return {"better_auth_secret": None, "better_auth_url": self.url}
@@ -59,7 +59,7 @@ def better_auth(configuration: str, *pages: Path) -> Iterator[BetterAuth]:
 
 
 class Person:
-    """Somebody at a browser: a cookie jar, and the Origin that the frontend's page sends."""
+    """A user with a browser: a cookie jar and the frontend's Origin."""
 
     def __init__(self, auth: BetterAuth, name: str) -> None:
         self.email = f"{name.lower()}-{uuid.uuid4().hex}@example.com"
@@ -82,5 +82,5 @@ class Person:
         return str(self.browser.get("/token").raise_for_status().json()["token"])
 
     def on(self, api: TestClient, token: str | None = None) -> Caller:
-        """This person at the API, with a new token unless one is given."""
+        """An API caller with this user's token; fetches a new token unless one is given."""
         return Caller(api, self.id, token or self.token())

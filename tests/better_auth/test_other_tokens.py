@@ -1,4 +1,4 @@
-"""What else Better Auth signs, which must not open the API: some of it with the same keys."""
+"""Other tokens that Better Auth signs, some with the same keys. The API must reject them."""
 
 import jwt
 import pytest
@@ -15,19 +15,19 @@ UNKNOWN_KEY = "The key is not known"
 
 @pytest.fixture
 def apis(serve: Serve, auth: BetterAuth, api: TestClient) -> list[TestClient]:
-    """The second one, with a shared secret, asks for no audience: only `sub` tells tokens apart there."""
+    """Two APIs. The second one checks no audience, so with a shared secret only `sub` identifies tokens."""
     return [api, serve(**{**auth.key_source(), "jwt_audience": None})]
 
 
 def assert_rejected_everywhere(apis: list[TestClient], auth: BetterAuth, person: Person, token: str) -> None:
-    """For a token that is signed with Better Auth's secret and names no subject."""
+    """Expect rejection of a token that is signed with Better Auth's secret and has no subject."""
     for each in apis:
         refusal = NO_SUBJECT if auth.configuration == "hs256" else UNKNOWN_KEY
         assert_unauthorized(person.on(each, token).get(), refusal)
 
 
 def cached_session(person: Person) -> str:
-    """Where `session.cookieCache` with the strategy "jwt" keeps the session."""
+    """The session cookie of `session.cookieCache` with the strategy "jwt"."""
     assert person.browser.get("/get-session").json()["user"]["id"] == person.id
     return person.browser.cookies["better-auth.session_data"]
 
@@ -56,7 +56,7 @@ def test_a_session_cache_signed_with_the_secret_is_rejected(
 def test_a_session_cache_signed_with_the_published_keys_is_rejected(
     auth: BetterAuth, api: TestClient, ann: Person
 ) -> None:
-    """The dangerous one: signed with the very key, and `sub` names the user."""
+    """Signed with the same key, with the user as `sub`; only the audience differs."""
     auth.deploy(cookieCache="keys")
     token = cached_session(ann)
     assert jwt.get_unverified_header(token)["kid"] == jwt.get_unverified_header(ann.token())["kid"]

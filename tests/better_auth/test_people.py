@@ -1,4 +1,4 @@
-"""What people do: sign up, use the API with their tokens, sign out, come back."""
+"""User journeys: sign up, use the API, sign out and sign in again."""
 
 import jwt
 import pytest

@@ -1,4 +1,4 @@
-"""Keys and secrets are replaced while people are signed in."""
+"""Rotation of keys and secrets while users are signed in."""
 
 import time
 
@@ -40,7 +40,7 @@ def test_signing_keys_can_be_rotated(
 @only_with["shared secret"]
 @pytest.mark.spec("auth.secret-rotation")
 def test_the_shared_secret_can_be_rotated(auth: BetterAuth, serve: Serve, ann: Person) -> None:
-    """The API learns the new secret first; Better Auth signs with it; the API forgets the old one."""
+    """Add the new secret to the API, sign with it, then remove the old one from the API."""
     before, both, after = (
         serve(better_auth_secret=secret, jwt_audience=auth.url)
         for secret in (SECRET, f"{SECRET},{NEW_SECRET}", NEW_SECRET)

@@ -1,8 +1,8 @@
-"""Compares what users were told with what the API and the database hold.
+"""Compares acknowledged operations with the tasks in the API and the database.
 
-Pure: no sockets, no clock. Every write sets title, description, tags, completed
-and priority from one marker, so a stored task that mixes two writes is visible.
-A marker names its user and is used for one write and its retries.
+Pure functions: no sockets, no clock. Every write derives title, description, tags,
+completed and priority from one marker, so a task that mixes two writes is detected.
+A marker contains its user and is used for one write and its retries.
 """
 
 from collections import Counter
@@ -29,9 +29,9 @@ READS = frozenset({Kind.GET, Kind.LIST})
 class Outcome(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
-    """Answered with 4xx, or never sent: nothing was changed."""
+    """4xx, or never sent: nothing changed."""
     UNKNOWN = "unknown"
-    """503 or no answer: the change may have been made, or be made later."""
+    """503 or no response: the write may have been applied, or may be applied later."""
     MISSING = "missing"
     """404 for a task that was acknowledged."""
 
@@ -46,7 +46,7 @@ class Anomaly(StrEnum):
 
 @dataclass(frozen=True)
 class Operation:
-    """What a user sent and what came of it."""
+    """A request of a user and its outcome."""
 
     user: str
     kind: Kind
@@ -66,12 +66,12 @@ class Violation:
     anomaly: Anomaly
     user: str
     task: str
-    """Its ID, or the marker of several."""
+    """The task's ID, or the marker of several tasks."""
     text: str
 
 
 Task = Mapping[str, Any]
-"""A task as the API shows it, or the same columns of a row."""
+"""A task from the API, or the same columns of a row."""
 
 
 def marker(user: str, number: int) -> str:
@@ -83,7 +83,7 @@ def owner_of(mark: str) -> str:
 
 
 def content(mark: str) -> dict[str, object]:
-    """The writable fields that belong to a marker."""
+    """The writable fields derived from a marker."""
     number = int(mark.rpartition("#")[2])
     return {
         "title": mark,
@@ -104,9 +104,9 @@ def is_consistent(task: Task) -> bool:
 
 @dataclass
 class KnownTask:
-    """A task that was acknowledged: its last acknowledged state and those that may replace it.
+    """An acknowledged task: its last acknowledged state, and those of pending writes.
 
-    A state is a marker; None stands for deleted.
+    A state is a marker, or None if deleted.
     """
 
     state: str | None
@@ -120,7 +120,7 @@ class KnownTask:
 
 
 class Expectations:
-    """What one user may find, after the operations that were recorded."""
+    """The tasks that one user may see after the recorded operations."""
 
     def __init__(self, user: str) -> None:
         self.user = user
@@ -129,7 +129,7 @@ class Expectations:
         self._markers: set[str] = set()
 
     def record(self, operation: Operation) -> list[Violation]:
-        """Take one operation in; a 404 for a task that must exist is a violation."""
+        """Record one operation; returns a violation for a 404 on a task that must exist."""
         if operation.kind in READS and operation.outcome is not Outcome.MISSING:
             return []
         if operation.marker is not None:
@@ -163,7 +163,7 @@ class Expectations:
             known.unknown_writes += 1
 
     def _missing(self, operation: Operation) -> list[Violation]:
-        """Reported once: from then on the task may be gone."""
+        """Reported once: after that the task may be missing."""
         assert operation.task is not None
         known = self.tasks.get(operation.task)
         if known is None or None in known.possible:
@@ -172,11 +172,11 @@ class Expectations:
         return [self._violation(Anomaly.LOST, operation.task, f"{operation.kind} of {known.state}: 404")]
 
     def check_one(self, task: Task) -> list[Violation]:
-        """A task that an answer showed."""
+        """Check a task in a response."""
         return [*self._check_owner(task), *self._check_content(str(task["id"]), task)]
 
     def check_all(self, tasks: Sequence[Task]) -> list[Violation]:
-        """All tasks of the user that are not deleted."""
+        """Check the complete list of the user's tasks that are not deleted."""
         found = {str(task["id"]): task for task in tasks}
         violations = [each for task in tasks for each in self._check_owner(task)]
         for task_id, known in self.tasks.items():
@@ -209,7 +209,7 @@ class Expectations:
         return self._check_version(task_id, int(task["version"]), known)
 
     def _check_version(self, task_id: str, version: int, known: KnownTask) -> list[Violation]:
-        """Each write raises it by one; a write whose outcome is unknown may have."""
+        """Each acknowledged write increments it by one, and each unknown one may have."""
         if version < known.version:
             anomaly = Anomaly.LOST
         elif version > known.version + known.unknown_writes:
@@ -220,7 +220,7 @@ class Expectations:
         return [self._violation(anomaly, task_id, text)]
 
     def _check_unknown_tasks(self, tasks: Sequence[Task]) -> list[Violation]:
-        """Tasks whose ID no answer named: each needs a create whose outcome is unknown."""
+        """Tasks whose ID is in no response: each needs a create of unknown outcome."""
         violations = [
             self._violation(Anomaly.HALF_APPLIED, str(task["id"]), f"{dict(task)}")
             for task in tasks
@@ -242,9 +242,9 @@ class Expectations:
 def check(
     history: Sequence[Operation], api: Mapping[str, Sequence[Task]], rows: Iterable[Task]
 ) -> list[Violation]:
-    """Every violation: `api` is what each user lists, `rows` what is stored and not deleted.
+    """All violations. `api` has each user's list, `rows` the stored rows that are not deleted.
 
-    A user who could not list is not in `api`.
+    Users whose list failed are missing from `api`.
     """
     stored: dict[str, list[Task]] = {}
     for row in rows:
@@ -267,7 +267,7 @@ def check(
 
 
 def duplicates_from_retries(history: Iterable[Operation], rows: Iterable[Task]) -> int:
-    """How many tasks more than creates there are, because a create was sent again and both were made."""
+    """How many extra tasks there are because a create was retried and both attempts were applied."""
     created = {
         operation.task: operation.marker
         for operation in history
@@ -278,5 +278,5 @@ def duplicates_from_retries(history: Iterable[Operation], rows: Iterable[Task]) 
 
 
 def distinct(violations: Iterable[Violation]) -> list[Violation]:
-    """One for each fault of a task: reads and both comparisons may find the same."""
+    """One per task and anomaly: reads and both comparisons may report the same one."""
     return [*{(each.anomaly, each.user, each.task): each for each in violations}.values()]

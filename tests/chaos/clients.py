@@ -1,4 +1,4 @@
-"""Clients that a public service meets: slow, silent, deaf or gone."""
+"""Misbehaving clients: slow or silent ones, and ones that do not read or disconnect."""
 
 import select
 import socket
@@ -14,7 +14,7 @@ SMALL_BUFFER = 4096
 
 @contextmanager
 def connections(port: int, count: int, receive_buffer: int | None = None) -> Iterator[list[socket.socket]]:
-    """As many connections as the service accepts, up to `count`; closed at the end."""
+    """Open up to `count` connections, as many as the service accepts; close them at the end."""
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -31,7 +31,7 @@ def connections(port: int, count: int, receive_buffer: int | None = None) -> Ite
 
 
 def send_all(sockets: Iterable[socket.socket], data: bytes) -> None:
-    """To those that still take it."""
+    """Send on every connection that is still open."""
     for each in sockets:
         with suppress(OSError):
             each.send(data)
@@ -40,23 +40,23 @@ def send_all(sockets: Iterable[socket.socket], data: bytes) -> None:
 def send_slowly(
     sockets: list[socket.socket], piece: bytes, times: int, pause: Callable[[float], None]
 ) -> None:
-    """A piece on every connection once a second."""
+    """Send `piece` on every connection once a second."""
     for _ in range(times):
         pause(1)
         send_all(sockets, piece)
 
 
 def send_and_reset(port: int, request: bytes) -> None:
-    """Send a request and reset the connection without waiting for the answer."""
+    """Send a request and reset the connection without reading the response."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
         client.sendall(request)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
 def open_at_service(port: int, sockets: Iterable[socket.socket]) -> int:
-    """How many of the connections the service still holds, from the kernel's table (proc(5)).
+    """How many of the connections are still open at the service, from /proc/net/tcp (proc(5)).
 
-    The client's end alone would not tell: a connection that timed out ends without a word.
+    The client's end is not enough: the service may have dropped a connection without a FIN.
     """
     ours = {each.getsockname()[1] for each in sockets if not _closed_by_service(each)}
     still_open = 0
@@ -68,7 +68,7 @@ def open_at_service(port: int, sockets: Iterable[socket.socket]) -> int:
 
 
 def _closed_by_service(client: socket.socket) -> bool:
-    """Closed or reset by the service; its port may then be another connection's."""
+    """Whether the service closed or reset it; its port may then have been reused."""
     poll = select.poll()
     poll.register(client, select.POLLRDHUP)
     return bool(poll.poll(0))

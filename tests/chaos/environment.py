@@ -1,4 +1,4 @@
-"""The servers that all scenarios share, and the ways in which a service reaches its database."""
+"""The servers that all scenarios share, and the routes from the service to its database."""
 
 import fcntl
 import itertools
@@ -22,7 +22,7 @@ TEMPORARY = "tasks-api-chaos-"
 
 @dataclass
 class Route:
-    """How one service reaches its database, and the parts on the way that a fault may hit."""
+    """How the service reaches its database, with the components that a fault can affect."""
 
     postgres: Postgres
     service: URL
@@ -48,7 +48,7 @@ class Environment:
             program.start()
 
     def new_name(self, stem: str) -> str:
-        """One that was not used before: no scenario sees another's users."""
+        """A unique name, so that scenarios do not share users."""
         return f"{stem.replace(' ', '-')}-{next(self._count)}"
 
     def folder(self, name: str) -> Path:
@@ -60,7 +60,7 @@ class Environment:
         return postgres
 
     def restore(self) -> None:
-        """After a scenario that failed: everything runs again."""
+        """Restart everything after a failed scenario."""
         for program in (self.postgres, self.pooler, self.redis):
             if program.running:
                 program.thaw()
@@ -70,7 +70,7 @@ class Environment:
 
     @contextmanager
     def web(self, route: Route, settings: Mapping[str, str], code: Path = ROOT) -> Iterator[Web]:
-        """gunicorn, ready."""
+        """Start gunicorn and wait until it is ready."""
         environment = platform_environment(
             route.service, route.postgres.url, {"RATE_LIMIT_STORAGE_URL": self.redis.url, **settings}
         )
@@ -90,15 +90,15 @@ def environment(seed: str) -> Iterator[Environment]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
         lock = stack.enter_context((folder / "lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # The servers may run as another user.
+        # The servers may run as another user, who needs access.
         folder.chmod(0o755)
         yield Environment(folder, stack, seed)
 
 
 def _remove_leftovers() -> None:
-    """What a run left that was killed: its servers ended with it, its files and small disk did not."""
+    """Remove the files and mounts of killed runs. Their servers have ended with them."""
     for path in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/lock"):
-        # Another run may be ending, and its files vanish.
+        # Another run may be removing its files at the same time.
         with suppress(OSError), path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for disk in path.parent.glob("*/"):
@@ -122,14 +122,14 @@ def pooled(environment: Environment) -> Iterator[Route]:
 
 @contextmanager
 def proxied(environment: Environment) -> Iterator[Route]:
-    """Through the proxy to PgBouncer."""
+    """Through the TCP proxy to PgBouncer."""
     with proxy(environment.pooler.url, environment.seed) as tcp_proxy:
         yield Route(environment.postgres, tcp_proxy.url, environment.pooler, tcp_proxy)
 
 
 @contextmanager
 def own_server(environment: Environment, home: Path | None = None, *options: str) -> Iterator[Route]:
-    """A PostgreSQL for this scenario alone, with the schema; `options` are those of initdb."""
+    """A separate PostgreSQL for one scenario, with the schema; `options` are initdb's."""
     with ExitStack() as stack:
         postgres = environment.new_postgres(stack, home, *options)
         release(platform_environment(postgres.url, postgres.url, {}))

@@ -1,6 +1,6 @@
-"""A server program of the harness: started, stopped, killed and frozen by its process ID.
+"""A server process of the chaos tests that can be started, stopped, killed and frozen.
 
-Linux only: child processes are read from /proc.
+Linux only: reads child processes from /proc.
 """
 
 import os
@@ -20,10 +20,10 @@ STOP_SECONDS = 15
 
 
 class Program:
-    """One command and its process, which may be started again after it has ended.
+    """One command and its process, which can be restarted.
 
-    Start it from the main thread: the kernel ends the process when the thread
-    that started it ends.
+    Start it from the main thread: PR_SET_PDEATHSIG applies to the thread that
+    started the process.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class Program:
         """SIGKILL for the process and its children, frozen ones included."""
         if self.running:
             assert self._process is not None
-            # The parent first, or it would start new children.
+            # The parent first, or it would respawn its children.
             found = children(self.pid)
             signal_all([self.pid, *found], signal.SIGKILL)
             self._process.wait()
             wait_until(lambda: not any(_alive(pid) for pid in found), "killed processes go on running")
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers on them."""
+        """SIGSTOP: connections stay open but get no response."""
         signal_all([self.pid, *self.children], signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -119,7 +119,7 @@ def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether it runs; an orphan that has ended may stay a zombie."""
+    """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,7 +1,7 @@
-"""A TCP proxy between the service and its database that breaks what passes through it.
+"""A TCP proxy between the service and its database that injects network faults.
 
-A message of type Q from the service is a query; its answer is complete with the
-ReadyForQuery message, which PostgreSQL sends after the commit.
+A message of type Q from the service is a query. Its response ends with
+ReadyForQuery, which PostgreSQL sends after the commit.
 """
 
 import random
@@ -18,22 +18,22 @@ from sqlalchemy import URL
 QUERY = b"Q"
 READY = tuple(b"Z\0\0\0\5" + state for state in (b"I", b"T", b"E"))
 ONE_WAY_SECONDS = (0.05, 0.15)
-"""Latency of one direction: 200 ms for a round trip, give or take 100."""
+"""Latency per direction: 200 ± 100 ms for a round trip."""
 
 RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: closing sends RST."""
+"""SO_LINGER with a zero timeout: close() sends RST."""
 
 
 class NetworkFault(Enum):
     NONE = auto()
     BLACK_HOLE = auto()
-    """Nothing passes in either direction until it ends."""
+    """No data passes in either direction until the fault ends."""
     RESET_MID_RESPONSE = auto()
-    """Half of the answer, then RST."""
+    """Half of the response, then RST."""
     DROP_RESPONSE = auto()
-    """The query is executed and committed, then the connection closed without its answer."""
+    """The query is executed and committed, then the connection closed without a response."""
     WITHHOLD_RESPONSE = auto()
-    """As above, but the connection stays open for good."""
+    """As above, but the connection stays open without a response."""
     LATENCY = auto()
 
 
@@ -43,7 +43,7 @@ RESPONSE_FAULTS = frozenset(
 
 
 class Proxy:
-    """`url` is the database's as seen through the proxy."""
+    """`url` is the database's URL through the proxy."""
 
     def __init__(self, url: URL, seed: str) -> None:
         self.upstream = url.port
@@ -59,7 +59,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def start(self, kind: NetworkFault, one_in: int = 1) -> None:
-        """Break what passes from now on; of answers, one in `every`."""
+        """Inject a fault from now on; response faults affect one response in `one_in`."""
         self._fault, self._one_in = kind, one_in
         if kind is NetworkFault.BLACK_HOLE:
             self._unblocked.clear()
@@ -69,7 +69,7 @@ class Proxy:
         self._unblocked.set()
 
     def redirect(self, port: int) -> None:
-        """Send new connections to another server, and close those to the old one."""
+        """Route new connections to another server, and close the existing ones."""
         self.upstream = port
         self.close_connections()
 
@@ -86,7 +86,7 @@ class Proxy:
         self.close_connections()
 
     def delay(self) -> None:
-        """Before a piece of data is passed on."""
+        """Wait before forwarding data, as the current fault requires."""
         self._unblocked.wait()
         if self._fault is NetworkFault.LATENCY:
             time.sleep(self._random.uniform(*ONE_WAY_SECONDS))
@@ -95,7 +95,7 @@ class Proxy:
         return self._fault in RESPONSE_FAULTS
 
     def next_fault(self) -> NetworkFault:
-        """What becomes of one answer."""
+        """The fault for one response."""
         fault = self._fault
         if fault not in RESPONSE_FAULTS or self._random.randrange(self._one_in):
             return NetworkFault.NONE
@@ -114,7 +114,7 @@ class Proxy:
 
 
 class _ProxiedConnection:
-    """One connection of the service, and the one to the server that belongs to it."""
+    """A client connection and its connection to the server."""
 
     def __init__(self, proxy: Proxy, client: socket.socket) -> None:
         self._proxy = proxy
@@ -137,7 +137,7 @@ class _ProxiedConnection:
         for each in (self._client, self._server):
             if each is not None:
                 with suppress(OSError):
-                    # Wakes a thread that waits in recv(). With SHUT_RDWR, FIN would be sent before RST.
+                    # Wakes a thread blocked in recv(). SHUT_RDWR would send FIN before RST.
                     each.shutdown(socket.SHUT_RD if self._reset else socket.SHUT_RDWR)
                 each.close()
 
@@ -163,7 +163,7 @@ class _ProxiedConnection:
         self.close()
 
     def _forward_response(self, data: bytes) -> bool:
-        """Treat one answer as the proxy says; False when the connection is to be closed."""
+        """Forward or break one response; False if the connection is to be closed."""
         match self._proxy.next_fault():
             case NetworkFault.RESET_MID_RESPONSE:
                 self._client.sendall(data[: len(data) // 2])

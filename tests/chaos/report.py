@@ -1,4 +1,4 @@
-"""The table of `make chaos`, and the sentences below it."""
+"""The report of `make chaos`: one table, remarks and totals."""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def summary_line(result: Result) -> str:
-    """One scenario, as it ends."""
+    """A one-line summary of a scenario."""
     if result.skipped:
         return f"{result.name}: not run: {result.skipped}"
     recovery = "never" if result.recovery is None else f"{result.recovery:.1f} s"

@@ -1,7 +1,7 @@
-"""Runs one scenario: load, a fault, recovery, the comparison.
+"""Runs one scenario: load, fault, recovery, consistency check.
 
-A fault is a context manager: it is injected and ended before it yields, and what
-follows the yield is done after the recovery was measured.
+A fault is a context manager. It injects and ends the fault before it yields; code
+after the yield runs once recovery has been measured.
 """
 
 import time
@@ -27,25 +27,25 @@ from tests.chaos.workload import NOT_SENT, TIMEOUT_SECONDS, Target, Workload, li
 from tests.environment import Sql
 
 LOAD_SECONDS = 1.0
-"""Of load before the fault, and after the recovery."""
+"""Load before the fault and after the recovery."""
 
 RECOVERY_SECONDS = 10.0
 SCENARIO_SECONDS = 25.0
 
 EXPECTED_STATUSES = {200, 201, 204, 429, 503, NOT_SENT, None}
-"""404 is judged by the checker: it is right only for what a lost answer had deleted."""
+"""The checker decides whether a 404 is correct."""
 
 
 @dataclass
 class Run:
-    """What a fault can reach, and where it says what else must hold."""
+    """The components that a fault can affect, and the problems it reports."""
 
     environment: Environment
     route: Route
     web: Web
     load: Workload
     stack: ExitStack
-    """Ended after the comparison."""
+    """Closed after the consistency check."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Run:
         time.sleep(seconds)
 
     def count(self, status: int) -> int:
-        """How many answers had this status until now."""
+        """How many responses have had this status so far."""
         return sum(each.status == status for each in self.load.history)
 
     def expect(self, holds: bool, otherwise: str) -> None:
-        """A requirement of the scenario's own."""
+        """Check a requirement of the scenario."""
         if not holds:
             self.problems.append(otherwise)
 
@@ -82,9 +82,9 @@ class Scenario:
     route: MakeRoute = direct
     settings: Mapping[str, str] = field(default_factory=dict)
     data_loss_allowed: bool = False
-    """Asynchronous replication: what a failover loses is reported and is no violation."""
+    """With asynchronous replication, writes lost in a failover are reported but are no violation."""
     skip_reason: Callable[[], str | None] = lambda: None
-    """Why it cannot run on this machine, or None."""
+    """Why the scenario cannot run on this machine, or None."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Result:
 
 
 def run(scenario: Scenario, environment: Environment) -> Result:
-    """Never raises because of what it tests: an exception is a problem of the result."""
+    """Run a scenario; an exception becomes a problem of the result."""
     if reason := scenario.skip_reason():
         return Result(scenario.name, skipped=reason)
     result = Result(scenario.name)
@@ -142,7 +142,7 @@ def _run(scenario: Scenario, environment: Environment, result: Result) -> None:
 
 
 def listed_tasks(load: Workload) -> dict[str, list[Task]]:
-    """What the API shows each user; a user whose tasks cannot be listed is left out."""
+    """Each user's tasks from the API; users whose list failed are left out."""
     seen: dict[str, list[Task]] = {}
     for user in load.users:
         response, tasks = list_all(user.connection)
@@ -153,7 +153,7 @@ def listed_tasks(load: Workload) -> dict[str, list[Task]]:
 
 
 def stored_tasks(load: Workload, sql: Sql) -> list[Task]:
-    """The rows of the users and those with a title of theirs, whoever owns them."""
+    """The users' rows, and rows with one of their titles that another user owns."""
     columns = ("user_id", "id", "title", "description", "tags", "completed", "priority", "version")
     found = sql(
         f"SELECT {', '.join(columns)} FROM tasks"

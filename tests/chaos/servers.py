@@ -1,4 +1,4 @@
-"""The servers of the harness: PostgreSQL, PgBouncer, Redis and gunicorn."""
+"""The servers of the chaos tests: PostgreSQL, PgBouncer, Redis and gunicorn."""
 
 import os
 import secrets
@@ -31,21 +31,21 @@ from tools.postgres import (
 )
 
 POOLER_CONNECTIONS = 5
-"""PgBouncer's connections to the server: fewer than two workers have to PgBouncer."""
+"""PgBouncer's connections to the server: fewer than the workers' connections to PgBouncer."""
 
 DATABASE = "tasks"
 
-# The statement deadline of a request is 2 + 2 + 1 s: the specification's sum.
+# The deadline of a request is 2 + 2 + 1 s: connect and statement timeout plus grace.
 TIMEOUTS = {"DB_CONNECT_TIMEOUT": "2", "DB_STATEMENT_TIMEOUT": "2", "DB_POOL_TIMEOUT": "2"}
 DEADLINE = 5.0
 
 WORKERS, POOL_SIZE = 2, 4
 MAX_CONNECTIONS = WORKERS * POOL_SIZE
-"""How many connections to the database the service has at most."""
+"""The maximum number of database connections of the service."""
 
 
 def binaries(home: Path) -> Path:
-    """PostgreSQL's programs, where the user who runs the server can read them."""
+    """PostgreSQL's programs, at a path that the server's user can read."""
     package = package_folder()
     if os.geteuid() == 0:
         package = readable_copy(package, home)
@@ -53,7 +53,7 @@ def binaries(home: Path) -> Path:
 
 
 class Postgres(Program):
-    """A durable PostgreSQL on a port of its own: fsync is on."""
+    """A durable PostgreSQL (fsync on) on a free port."""
 
     def __init__(self, programs: Path, home: Path, password: str) -> None:
         self._programs = programs
@@ -82,7 +82,7 @@ class Postgres(Program):
 
     @classmethod
     def create(cls, programs: Path, home: Path, *options: str) -> "Postgres":
-        """A new cluster with an empty database; it runs."""
+        """Create and start a cluster with an empty database."""
         home.mkdir(exist_ok=True)
         password = home / "password"
         password.write_text(secrets.token_urlsafe(16))
@@ -105,7 +105,7 @@ class Postgres(Program):
         return postgres
 
     def clone(self, home: Path) -> "Postgres":
-        """A streaming replica of this server; it runs."""
+        """Create and start a streaming replica of this server."""
         home.mkdir()
         chown_to_server_user(home)
         replica = Postgres(self._programs, home, str(self.url.password))
@@ -116,7 +116,7 @@ class Postgres(Program):
         return replica
 
     def run(self, program: str, *arguments: str) -> None:
-        """One of PostgreSQL's programs, as the user who runs the server."""
+        """Run one of PostgreSQL's programs as the server's user."""
         done = subprocess.run(
             [str(self._programs / program), *arguments],
             cwd=self.home,
@@ -145,7 +145,7 @@ class Postgres(Program):
         wait_until(up, "PostgreSQL does not answer")
 
     def restart(self) -> None:
-        """A fast shutdown, which ends sessions, and a new start."""
+        """Fast shutdown, which terminates sessions, and start."""
         self.stop(signal.SIGINT)
         self.start()
 
@@ -168,7 +168,7 @@ class Postgres(Program):
 
 
 class Pooler(Program):
-    """PgBouncer before a PostgreSQL, in transaction mode as Neon's is."""
+    """PgBouncer in front of PostgreSQL, in transaction mode like Neon's."""
 
     def __init__(self, home: Path, server: URL) -> None:
         home.mkdir()
@@ -189,7 +189,7 @@ class Pooler(Program):
         )
 
     def configure(self, **changes: str) -> None:
-        """Write the configuration with other settings; takes effect with a start or a reload."""
+        """Write the configuration with changes; takes effect on start or reload."""
         lines = "".join(f"{name} = {value}\n" for name, value in changes.items())
         (self.home / "pgbouncer.ini").write_text(self._configuration + lines)
 
@@ -207,7 +207,7 @@ class Pooler(Program):
 
 
 class Redis(Program):
-    """Redis in memory only."""
+    """Redis without persistence."""
 
     def __init__(self, home: Path) -> None:
         home.mkdir()
@@ -223,13 +223,13 @@ class Redis(Program):
 
 
 def procfile(process: str, code: Path = ROOT) -> list[str]:
-    """The words of a command of the Procfile."""
+    """The arguments of a Procfile command."""
     lines = dict(line.split(": ", 1) for line in (code / "Procfile").read_text().splitlines() if line)
     return shlex.split(lines[process])
 
 
 def platform_environment(service: URL, direct: URL, settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment that a platform gives; programs are found in the virtualenv first."""
+    """The environment variables that a platform sets; PATH starts with the virtualenv."""
     given = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DATABASE_URL_UNPOOLED": libpq_url(direct),
@@ -242,7 +242,7 @@ def platform_environment(service: URL, direct: URL, settings: Mapping[str, str])
 
 
 def release(environment: Mapping[str, str], code: Path = ROOT) -> None:
-    """The Procfile's release command."""
+    """Run the Procfile's release command."""
     command = procfile("release", code)
     done = subprocess.run(
         [shutil.which(command[0], path=environment["PATH"]) or command[0], *command[1:]],
@@ -257,7 +257,7 @@ def release(environment: Mapping[str, str], code: Path = ROOT) -> None:
 
 
 class Web(Program):
-    """The Procfile's web command on the port of its environment."""
+    """The Procfile's web command."""
 
     def __init__(self, environment: Mapping[str, str], output: Path, code: Path = ROOT) -> None:
         command = procfile("web", code)

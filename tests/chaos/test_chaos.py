@@ -1,4 +1,4 @@
-"""The fast part of `make chaos`: some faults, and faults planted behind a real run."""
+"""The fast part of `make chaos`: some scenarios, and anomalies injected into the data of a real run."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -40,7 +40,7 @@ def test_no_acknowledged_write_is_lost(servers: Environment, name: str) -> None:
 
 @dataclass
 class Finished:
-    """A workload that has ended, its service and a superuser's view of the database."""
+    """A finished workload with a superuser's connection, and the tasks from API and database."""
 
     load: Workload
     sql: Sql
@@ -48,7 +48,7 @@ class Finished:
     rows: list[Task]
 
     def anomalies(self) -> tuple[set[Anomaly], set[Anomaly]]:
-        """Found by what the API shows now, and by what the database holds now, each alone."""
+        """The anomalies found from the API alone, and from the database alone."""
         history = self.load.history
         by_api = check(history, listed_tasks(self.load), self.rows)
         by_rows = check(history, self.api, stored_tasks(self.load, self.sql))
@@ -65,7 +65,7 @@ def ended_run(servers: Environment) -> Iterator[Finished]:
 
 @pytest.fixture
 def finished(ended_run: Finished) -> Iterator[Finished]:
-    """What a test plants is gone afterwards."""
+    """Restores the table after each test."""
     ended_run.sql("CREATE TABLE saved AS TABLE tasks")
     yield ended_run
     ended_run.sql("TRUNCATE tasks")
@@ -111,7 +111,7 @@ def test_it_detects_a_half_applied_write(finished: Finished) -> None:
 
 
 def test_it_detects_a_lost_update(finished: Finished) -> None:
-    """The task holds another whole write than the last one that was acknowledged."""
+    """The task contains an older write than the last acknowledged one."""
     task = task_of(finished, 0)
     earlier = content(marker(finished.load.users[0].name, 1_000_001))
     finished.sql(
@@ -124,5 +124,5 @@ def test_it_detects_a_lost_update(finished: Finished) -> None:
 
 
 def task_of(finished: Finished, number: int) -> str:
-    """One of the tasks that a user has in the end."""
+    """A task that the user has at the end."""
     return str(finished.api[finished.load.users[number].name][0]["id"])

@@ -1,4 +1,4 @@
-"""The checker of `make chaos`: it finds every kind of fault, and nothing in what is right."""
+"""The checker of `make chaos` detects every kind of anomaly and has no false positives."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ FIRST, SECOND, THIRD = (marker("ann", number) for number in (1, 2, 3))
 
 @dataclass
 class RecordedRun:
-    """What happened to the tasks of some users, and what is stored in the end."""
+    """A history of operations and the tasks that are stored at the end."""
 
     history: list[Operation] = field(default_factory=list)
     stored: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class RecordedRun:
         self.stored.append({"id": task, "user_id": user, "version": version, **content(mark), **changes})
 
     def anomalies(self) -> set[Anomaly]:
-        """Found by the API alone, and by the database alone: both find the same."""
+        """The anomalies; the API alone and the database alone must yield the same ones."""
         users = {operation.user for operation in self.history}
         seen = {user: [task for task in self.stored if task["user_id"] == user] for user in users}
         found = {each.anomaly for each in check(self.history, seen, self.stored)}

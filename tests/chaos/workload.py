@@ -1,8 +1,8 @@
-"""Users who send all six operations all the time and record what came of each.
+"""Users who continuously send all six operations and record each outcome.
 
-A user sends one request at a time. After an unknown outcome the same request is
-sent again, as clients do, and the task is not written to any more: a change whose
-answer was lost may be made much later and would overwrite a newer one.
+A user sends one request at a time. After an unknown outcome the user retries, as
+clients do, and then no longer writes to the task: a write whose response was lost
+may be applied much later and overwrite a newer one.
 """
 
 import http.client
@@ -31,24 +31,24 @@ from tests.support import SECRET, TASKS
 from tools.tokens import mint
 
 USERS = 8
-"""Every second one keeps its connection, as a router does; the others open one for each request."""
+"""Half of them use keep-alive, as a router does; the others open a connection per request."""
 
 TIMEOUT_SECONDS = 10.0
-"""Seconds that a client waits for an answer: more than any deadline of the service."""
+"""Client timeout: longer than any deadline of the service."""
 
 PAUSE = 0.01
 RETRY_PAUSE = 0.2
-"""Seconds between two requests of a user, and before one is sent again."""
+"""Seconds between requests of a user, and before a retry."""
 
 METHODS = {Kind.CREATE: "POST", Kind.REPLACE: "PUT", Kind.UPDATE: "PATCH", Kind.DELETE: "DELETE"}
 
 NOT_SENT = 0
-"""In place of a status: the connection was refused or closed before the request was written."""
+"""Status of a request that was not sent: the connection was refused or closed before."""
 
 
 @dataclass
 class Target:
-    """Where the router sends requests."""
+    """The port to which the router sends requests."""
 
     port: int
 
@@ -58,11 +58,11 @@ class Response:
     status: int | None
     body: Any = None
     headers: Message = field(default_factory=Message)
-    """Their names are found in either case."""
+    """Case-insensitive."""
 
 
 class Connection:
-    """One user's HTTP connection: JSON in and out, and no exceptions."""
+    """One user's HTTP connection. Sends and receives JSON; never raises."""
 
     def __init__(self, target: Target, user: str, *, keep_alive: bool) -> None:
         self._target = target
@@ -111,7 +111,7 @@ class Connection:
 
 
 def list_all(connection: Connection) -> tuple[Response, list[dict[str, Any]]]:
-    """The answer of the last page that was asked for, and the tasks of all of them."""
+    """The response of the last page, and the tasks of all pages."""
     path, tasks = f"{TASKS}?limit=200", []
     while True:
         response = connection.send("GET", path)
@@ -125,7 +125,7 @@ def list_all(connection: Connection) -> tuple[Response, list[dict[str, Any]]]:
 
 
 class User:
-    """One user: what was sent, what may be found, and what was found wrong."""
+    """One user with history, expectations and violations."""
 
     def __init__(self, name: str, target: Target, seed: str, *, keep_alive: bool) -> None:
         self.name = name
@@ -141,7 +141,7 @@ class User:
 
     @property
     def recovered(self) -> bool:
-        """Whether every operation has worked since the last failure or `expect_recovery`."""
+        """Whether every operation has succeeded since the last failure or `expect_recovery`."""
         return len(self._recovered_kinds) == len(Kind)
 
     def expect_recovery(self) -> None:
@@ -155,7 +155,7 @@ class User:
         self.connection.close()
 
     def _perform(self, kind: Kind, stopped: threading.Event, not_paused: threading.Event) -> None:
-        """One operation, sent until its outcome is known."""
+        """Send one operation, with retries until its outcome is known."""
         if not self._writable_tasks and kind is not Kind.LIST:
             kind = Kind.CREATE
         task = None if kind in {Kind.CREATE, Kind.LIST} else self._random.choice(self._writable_tasks)
@@ -227,7 +227,7 @@ def _outcome(kind: Kind, response: Response, retry: bool) -> Outcome:
     if response.status in {200, 201, 204}:
         return Outcome.ACKNOWLEDGED
     if response.status == 404 and kind is not Kind.CREATE:
-        # The first attempt, whose answer was lost, has deleted the task.
+        # The first attempt, whose response was lost, deleted the task.
         return Outcome.ACKNOWLEDGED if retry and kind is Kind.DELETE else Outcome.MISSING
     if response.status is None or response.status >= 500:
         return Outcome.UNKNOWN
@@ -253,7 +253,7 @@ class Workload:
             thread.start()
 
     def pause(self) -> None:
-        """No new requests; those in flight go on."""
+        """Stop sending new requests; requests in flight continue."""
         self._not_paused.clear()
 
     def resume(self) -> None:
@@ -266,7 +266,7 @@ class Workload:
             thread.join()
 
     def wait_until_recovered(self, seconds: float) -> float | None:
-        """Seconds until every operation has worked for every user; None if it took longer."""
+        """Seconds until every operation has succeeded for every user; None on timeout."""
         started_at = time.monotonic()
         for user in self.users:
             user.expect_recovery()

@@ -1,4 +1,4 @@
-"""A database that goes silent while TCP stays up: no request after that pays for it."""
+"""A database that stops responding while TCP stays up must not affect later requests."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ SHORT_TIMEOUTS = {"db_connect_timeout": 1, "db_statement_timeout": 0.2}
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline of a request is then 1.3 s."""
+    """Shorten the deadline of a request to 1.3 s."""
     assert db.GRACE_SECONDS == db.ABANDON_SECONDS == 1
     monkeypatch.setattr(db, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(db, "ABANDON_SECONDS", 0.1)
@@ -30,7 +30,7 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def caller(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
-    """A user of a service that has one connection, through a line that can be silenced."""
+    """A user of a service with one database connection, through the protocol proxy."""
     client = serve(
         database_url=libpq_url(database_proxy.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT_TIMEOUTS
     )
@@ -63,7 +63,7 @@ def test_a_hung_connection_is_closed_and_replaced(
 def test_a_late_response_is_discarded(
     caller: Caller, database_proxy: ProtocolProxy, database_url: URL, sql: Sql
 ) -> None:
-    """Every later request gets its own answer, not the one that was on its way to an earlier one."""
+    """Later requests get their own responses, not the delayed one of an earlier request."""
     tasks = [caller.create(title=f"t{number}") for number in range(3)]
     database_proxy.held = True
     assert caller.get(f"{TASKS}/{tasks[0]['id']}").status_code == 503
@@ -142,10 +142,10 @@ def test_shutdown_does_not_wait_for_hung_connections(
 
 @pytest.fixture
 def hanging_login_url(database_url: URL, sql: Sql) -> URL:
-    """Connecting as this user never ends once the line is silent.
+    """A login for which connecting hangs forever once the proxy is silent.
 
-    Its DateStyle is not ISO, so that psycopg2 sends a statement before it hands the
-    connection over, and waits for the answer without a limit.
+    Its DateStyle is not ISO, so psycopg2 sends a statement while connecting and waits
+    for the response without a timeout.
     """
     name = f"unending_{uuid.uuid4().hex}"
     sql(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'unending'")
@@ -166,11 +166,11 @@ def test_hung_threads_are_abandoned_up_to_a_limit(
         before = database_threads()
         first = caller.get(headers={"X-Request-ID": "the-first"})
         assert_problem(first, 503, "unavailable")
-        wait_until(lambda: errors(caplog) == ["Database thread abandoned"], "the thread is not given up")
+        wait_until(lambda: errors(caplog) == ["Database thread abandoned"], "the thread is not abandoned")
         assert client.get("/health/live").status_code == 200
         proxy.silent = False
         assert_problem(caller.get(), 503, "unavailable")
-        wait_until(lambda: client.get("/health/live").status_code == 503, "nobody notices")
+        wait_until(lambda: client.get("/health/live").status_code == 503, "liveness does not fail")
         assert_problem(client.get("/health/live"), 503, "unavailable")
         assert database_threads() == before + 2
         assert errors(caplog) == ["Database thread abandoned", "Database thread stuck"]

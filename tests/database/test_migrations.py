@@ -22,19 +22,19 @@ from tests.protocol_proxy import protocol_proxy
 from tests.support import client_as, wait_until
 
 MIGRATION_LOCK = 7_455_308_412
-"""ADVISORY_LOCK of migrations/env.py, which cannot be imported."""
+"""ADVISORY_LOCK of migrations/env.py, which cannot be imported outside Alembic."""
 
 
 @pytest.fixture
 def plain_owner(server_url: URL) -> Iterator[URL]:
-    """A database whose owner is no superuser, but may create roles: as in the cloud."""
+    """A database whose owner has CREATEROLE but is no superuser, as on cloud platforms."""
     admin = Sql(server_url)
     name = f"owner_{uuid.uuid4().hex}"
     admin(f"CREATE ROLE {name} LOGIN CREATEROLE NOSUPERUSER PASSWORD 'secret'")
     with new_database(server_url) as url:
         admin(f'ALTER DATABASE "{url.database}" OWNER TO {name}')
-        # The role is the server's, and another database of the tests made it. As its
-        # creator would be, the owner may grant it, but has not yet granted it to itself.
+        # Roles belong to the server, and another test database created this one. Like its
+        # creator, the owner may grant the role but has not granted it to itself yet.
         if admin("SELECT current_setting('server_version_num')::int >= 160000") == [(True,)]:
             admin(f"GRANT tasks_api TO {name} WITH ADMIN TRUE, SET FALSE, INHERIT FALSE")
         else:
@@ -82,7 +82,7 @@ def definitions(url: URL) -> set[str]:
 
 @pytest.mark.spec("schema.migrations.agree")
 def test_models_and_migrations_create_the_same_constraints(empty_database: URL, database_url: URL) -> None:
-    """Alembic compares neither check constraints nor the conditions of indexes."""
+    """Alembic compares neither check constraints nor index predicates."""
     engine = create_engine(empty_database.set(drivername="postgresql+psycopg2"))
     SQLModel.metadata.create_all(engine)
     engine.dispose()
@@ -105,7 +105,7 @@ def test_a_database_owner_without_superuser_can_migrate_and_serve(
 
 @pytest.mark.spec("schema.migrations.once")
 def test_concurrent_migrations_are_serialized(empty_database: URL) -> None:
-    """Both are held at the lock that they take first, so that they really meet."""
+    """A held advisory lock makes both runs overlap."""
     held = Sql(empty_database)
     held("SELECT pg_advisory_lock(%s)", MIGRATION_LOCK)
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s::oid"
@@ -137,7 +137,7 @@ def test_a_migration_does_not_wait_for_a_busy_table(empty_database: URL) -> None
     started_at = time.monotonic()
     with pytest.raises(OperationalError, match="lock timeout"):
         alembic(empty_database, command.downgrade, "base")
-    # PostgreSQL's timer is exact; what is above it is the time to start and to fail.
+    # The lock timeout is 5 s; the rest is start-up and error handling.
     assert 5 <= time.monotonic() - started_at < 15
     busy("ROLLBACK")
     busy.close()

@@ -1,4 +1,4 @@
-"""What the database itself refuses, whatever the service would ask of it."""
+"""Constraints, privileges and row security in the database itself."""
 
 import uuid
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ LATER = "10000-01-01 00:00:00+00"
 
 @pytest.fixture
 def as_role(database_url: URL) -> Iterator[Sql]:
-    """A connection under the role of the requests, for a user `app.user_id` names."""
+    """A connection with the requests' role; `become` sets the user."""
     connection = Sql(database_url)
     connection("SELECT set_config('role', 'tasks_api', false)")
     yield connection

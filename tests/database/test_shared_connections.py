@@ -1,7 +1,7 @@
-"""Many users on few connections to the server: nothing passes from one to the next.
+"""Many users on few server connections: no state leaks from one to the next.
 
-The service is gunicorn as in production, behind a pooler with fewer connections
-than its workers have.
+The service is gunicorn as in production, behind a PgBouncer with fewer connections
+than its workers.
 """
 
 import threading
@@ -26,14 +26,14 @@ from tests.support import TASKS, Caller, assert_problem, client_as, error_locati
 USERS = 20
 ROUNDS = 5
 USERS_WITH_LOCKED_TASKS = 4
-"""So many of them have a task that is locked, and run into the deadline."""
+"""The number of users who have a locked task and hit the deadline."""
 
 WORKERS, POOL_SIZE = 2, 5
 assert SERVER_CONNECTIONS < WORKERS * POOL_SIZE
 
 SessionState = tuple[Any, ...]
 
-# All that a session of PostgreSQL can keep from one transaction to the next.
+# All state that a PostgreSQL session can keep between transactions.
 SESSION_STATE = """
 SELECT current_user::text, session_user::text,
        coalesce(current_setting('app.user_id', true), ''),
@@ -45,7 +45,7 @@ SELECT current_user::text, session_user::text,
        pg_my_temp_schema()
 """
 
-# Of the service, not of a test that looks.
+# Of the service, not of the tests' own connections.
 OPEN_TRANSACTIONS = """
 SELECT query FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'tasks-api'
@@ -54,12 +54,12 @@ WHERE datname = current_database() AND application_name = 'tasks-api'
 
 
 def open_connection(url: URL) -> Sql:
-    """With a name, because PgBouncer leaves that of the caller before to one who has none."""
+    """Sets application_name, because PgBouncer would keep the previous client's."""
     return Sql(url.update_query_dict({"application_name": "looking"}))
 
 
 def session_state(url: URL) -> SessionState:
-    """What a caller finds on the server's connection that is free now."""
+    """The session state of a free server connection."""
     probe = open_connection(url)
     [found] = probe(SESSION_STATE)
     probe.close()
@@ -67,7 +67,7 @@ def session_state(url: URL) -> SessionState:
 
 
 def all_session_states(pooled: URL) -> list[SessionState]:
-    """What callers find on every connection of the pool; each is held until all have been seen."""
+    """The session state of every pooled connection; holds each until all are read."""
     probes = [open_connection(pooled) for _ in range(SERVER_CONNECTIONS)]
     for probe in probes:
         probe("BEGIN")
@@ -81,7 +81,7 @@ def all_session_states(pooled: URL) -> list[SessionState]:
 
 @contextmanager
 def record_leaked_state(direct: URL, pooled: URL) -> Iterator[list[object]]:
-    """Look all the time at what the requests of others leave; yields what differs from nothing."""
+    """Continuously record session state that requests leave behind; yields the list of differences."""
     sql, pristine = Sql(direct), session_state(direct)
     leaked: list[object] = []
     ended = threading.Event()
@@ -105,7 +105,7 @@ def record_leaked_state(direct: URL, pooled: URL) -> Iterator[list[object]]:
 
 
 def differences(pristine: SessionState, found: SessionState) -> list[object]:
-    """Each thing that is not as on a connection that nobody has used."""
+    """The differences to the state of an unused connection."""
     pairs = [*zip(pristine, found, strict=True)]
     before, after = pairs.pop(3)
     pairs += [((name, before[name]), (name, after.get(name))) for name in before]
@@ -113,7 +113,7 @@ def differences(pristine: SessionState, found: SessionState) -> list[object]:
 
 
 class User:
-    """A caller who knows what their tasks are, and checks it after every answer."""
+    """A caller who tracks their tasks and checks them after every response."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller

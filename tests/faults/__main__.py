@@ -1,7 +1,7 @@
-"""`make faults`: every fault against the contract fuzz alone, and against the unit tests alone.
+"""`make faults`: runs every fault against the contract fuzz alone and the unit tests alone.
 
-Prints one table, also to build/faults.md. ONLY=… takes the faults with this in
-their name. Ends with 1 when a fault was not caught by both.
+Prints a table, also to build/faults.md. ONLY=… selects faults by name. Exits with 1
+unless both catch every fault.
 """
 
 import json
@@ -30,7 +30,7 @@ FIRST_TESTS = {
     "problems.py": "tests/http",
     "web": "tests/http",
 }
-"""The tests that run first when a file or package is changed; the others follow."""
+"""The tests that run first for a changed file or package."""
 
 _FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (?:passed|failed|error)")
@@ -67,7 +67,7 @@ def _run_all(names: Sequence[str]) -> list[tuple[Outcome, Outcome]]:
             _print_progress(number, pair) for number, pair in enumerate(zip(fuzzed, tested, strict=True), 1)
         ]
     finally:
-        # However this ends, what was started ends first, and with it its servers.
+        # End the started processes, and their servers, before returning.
         threads.shutdown(wait=False, cancel_futures=True)
         for process in [*_running]:
             process.terminate()
@@ -84,7 +84,7 @@ def by_contract_fuzz(name: str, *server: str) -> Outcome:
 
 
 def by_unit_tests(name: str) -> Outcome:
-    """The first test that fails, beginning with those that are nearest to the fault."""
+    """The first failing test, starting with those closest to the fault."""
     started = time.monotonic()
     first = FIRST_TESTS.get(FAULTS[name].edits[0].path.partition("/")[0], UNIT_TESTS[0])
     folders = sorted(UNIT_TESTS, key=lambda folder: folder != first)
@@ -98,15 +98,15 @@ def by_unit_tests(name: str) -> Outcome:
 
 
 def _inconclusive(name: str, done: subprocess.CompletedProcess[str]) -> Outcome:
-    """A run that ended without saying whether the fault was caught: it counts as not caught."""
+    """A run that failed without a result counts as not caught."""
     print(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
     return Outcome(name, None, "", 0, 0.0)
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """In a process that ends its servers when it is asked to end, as it is when we are.
+    """Run a command in a process that stops its servers when terminated.
 
-    With servers of its own: faults in migrations and roles must not meet.
+    Each has its own servers, so that faults in migrations and roles are isolated.
     """
     process = subprocess.Popen(
         command,

@@ -1,7 +1,4 @@
-"""The faults of `catalogue.toml`.
-
-They prove the harness: whoever makes one of these mistakes must hear of it.
-"""
+"""The faults of `catalogue.toml`: mistakes that the tests and the contract fuzz must catch."""
 
 import tomllib
 from dataclasses import dataclass
@@ -10,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Edit:
-    """In the file at `path`, `new` in place of `old`."""
+    """Replaces `old` by `new` in the file at `path`."""
 
     path: str
     old: str
@@ -19,7 +16,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Fault:
-    """`unseen` says why the contract fuzz cannot notice it; else it has to."""
+    """`not_fuzzable` says why the contract fuzz cannot catch it; empty if it must."""
 
     name: str
     edits: tuple[Edit, ...]

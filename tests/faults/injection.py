@@ -1,4 +1,4 @@
-"""Plants a fault in this process: call `plant` before anything of the service is imported."""
+"""Injects a fault into this process: call `inject` before importing any module of the service."""
 
 import sys
 from importlib.machinery import SourceFileLoader
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class NotInjected(Exception):
-    """The text that a fault is about is not there once, or its module is there already."""
+    """The text to replace does not occur exactly once, or its module is already imported."""
 
 
 def apply_edit(edit: Edit, source: str) -> str:
@@ -21,7 +21,7 @@ def apply_edit(edit: Edit, source: str) -> str:
 
 
 def inject(fault: Fault) -> None:
-    """Have the files that the fault is about loaded with its edits, migrations too."""
+    """Load the fault's files, migrations included, with its edits."""
     imported = {getattr(module, "__file__", None) for module in sys.modules.values()}
     for edit in fault.edits:
         if str(ROOT / edit.path) in imported:
@@ -32,7 +32,7 @@ def inject(fault: Fault) -> None:
         edits = [edit for edit in fault.edits if ROOT / edit.path == Path(loader.path)]
         if not edits:
             return original_get_code(loader, name)
-        # Past the cache of compiled code, which has the file as it is.
+        # Bypass the bytecode cache, which has the unedited file.
         source = Path(loader.path).read_text()
         for edit in edits:
             source = apply_edit(edit, source)

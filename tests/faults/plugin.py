@@ -1,4 +1,4 @@
-"""`pytest -p tests.faults.plugin`: the tests run on a service with the fault that FAULT names."""
+"""`pytest -p tests.faults.plugin`: injects the fault named by the variable FAULT."""
 
 import os
 

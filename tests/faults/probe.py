@@ -1,4 +1,4 @@
-"""One fault, in a process of its own: is it caught by the contract fuzz?
+"""Runs the contract fuzz with one fault injected, in its own process.
 
 python -m tests.faults.probe NAME [SERVER] — prints one line of JSON, see `Outcome`.
 """
@@ -19,7 +19,7 @@ from tests.faults.injection import inject
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one fault fared; `caught_by` is None when nothing noticed it."""
+    """The result for one fault; `caught_by` is None if it was not caught."""
 
     fault: str
     caught_by: str | None
@@ -29,9 +29,9 @@ class Outcome:
 
 
 def fuzz_with_fault(name: str, server_url: str | None) -> Outcome:
-    """On a server of its own, unless one is given on which migrations have run before."""
+    """Fuzz with the fault on a new server, unless one that was migrated before is given."""
     inject(FAULTS[name])
-    # Only now may anything of the service be imported.
+    # Import the service only now, with the fault injected.
     from alembic import command  # noqa: PLC0415
 
     from tests.environment import alembic, new_database  # noqa: PLC0415
@@ -48,7 +48,7 @@ def fuzz_with_fault(name: str, server_url: str | None) -> Outcome:
         started = time.monotonic()
         report = fuzz(database, folder, stop_at_first=True)
         seconds = time.monotonic() - started
-    # An answer that a check cannot even read is noticed as well.
+    # An error in a check, such as an unreadable response, also catches the fault.
     found = [*report.failures, *(f"an error in a check: {error}" for error in report.errors), ""]
     check, _, what = found[0].partition(": ")
     return Outcome(name, check or None, what, report.calls, round(seconds, 1))

@@ -1,4 +1,4 @@
-"""The harness notices what it is for: `make faults` in small. All faults are in `catalogue.toml`."""
+"""A small version of `make faults`. The faults are in `catalogue.toml`."""
 
 import pytest
 from sqlalchemy import URL
@@ -20,12 +20,12 @@ EXPECTED_CHECKS = {
     "tokens are logged": "response_format",
     "errors echo the body": "response_format",
 }
-"""Which check catches them: at least one for each thing that our checks look at."""
+"""The check that catches each fault; at least one fault per custom check."""
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_every_fault_can_be_injected(fault: Fault) -> None:
-    """The line that it is about is there, and what comes of it is Python."""
+    """The text to replace exists, and the edited source compiles."""
     sources: dict[str, str] = {}
     for edit in fault.edits:
         source = sources.get(edit.path) or (ROOT / edit.path).read_text()
@@ -42,5 +42,5 @@ def test_a_fault_whose_code_has_changed_is_not_injected() -> None:
 
 @pytest.mark.parametrize(("name", "check"), EXPECTED_CHECKS.items())
 def test_the_contract_fuzz_catches_it(name: str, check: str, server_url: URL, database_url: URL) -> None:
-    """On the tests' own server, on which the migrations have run: there they make no role."""
+    """On the tests' server, which is already migrated: the role exists there."""
     assert by_contract_fuzz(name, libpq_url(server_url)).caught_by == check

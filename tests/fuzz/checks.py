@@ -1,14 +1,12 @@
-"""The checks that Schemathesis does not have: between users, of tokens, of shape, of what was written.
+"""Custom Schemathesis checks, applied to every response of a fuzz run.
 
-One module for the run in the test suite and for the live one; each registers
-with Schemathesis, which then applies it to every answer. `begin` says behind
-which world they look.
+The run in the test suite and `make fuzz` share them. Call `use_context` first.
 
-    isolation          what a stranger gets of the owner's: nothing
-    authentication     what a bad token gets: 401, and no effect
-    response_format    headers, problems, and nothing that must not leave the service
-    effects            what an operation did to the task, and which tasks a list has
-    durability         what was answered is what another worker reads
+    isolation          another user cannot read, change or detect the owner's tasks
+    authentication     an invalid token gets 401 and changes nothing
+    response_format    headers and problem details are as specified, and nothing leaks
+    effects            the stored task and the pages of lists are as expected
+    durability         another worker reads what the response contained
 """
 
 import itertools
@@ -60,10 +58,10 @@ def after_call(context: HookContext, case: Case[Any], response: Response) -> Non
 
 @schemathesis.check
 def isolation(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """Every success of the owner is replayed as a stranger by all methods.
+    """Replay every successful request of the owner as another user, with all methods.
 
-    In turn behind all walls and without row security, so that the statements
-    must keep users apart by themselves; row security by itself is asked in SQL.
+    Alternates between row security on and off, so that the user filter in the
+    statements is tested on its own. Row security on its own is tested in SQL.
     """
     if not _is_success_of_owner(response):
         return
@@ -80,7 +78,7 @@ def _replay_as_stranger(response: Response) -> Iterator[str]:
     if task is None:
         yield from _replay_list(response)
         return
-    # What makes a whole task is a patch as well, but not the other way round.
+    # A full body is also a valid patch, but not the other way round.
     whole = body if response.request.method in {"POST", "PUT"} else None
     for operation in ON_ONE_TASK:
         its_body = (whole if operation.method == "PUT" else body) or VALID_BODY
@@ -102,7 +100,7 @@ def _replay_on_task(task: uuid.UUID, operation: Operation, body: bytes | None) -
 
 @cache
 def _response_for_missing_task(operation: Operation) -> tuple[object, ...]:
-    """The answer about a task that never existed."""
+    """The response for a task that never existed, without its request ID."""
     url, body = operation.url(str(uuid.uuid4())), VALID_BODY if operation.body else None
     return _without_request_id(_context.send(operation.method, url, _context.stranger.token, body))
 
@@ -114,7 +112,7 @@ def _replay_create(body: bytes | None) -> Iterator[str]:
 
 
 def _replay_list(response: Response) -> Iterator[str]:
-    """A list, as a stranger sees it: with the owner's query, and with the owner's cursor."""
+    """Send the owner's list query and the owner's cursor as another user."""
     seen = _check_response(_context.send("GET", response.request.path_url, _context.stranger.token))
     owners = [_context.owner.id, *(task["id"] for task in response.json())]
     if seen.status_code == 200 and any(name in f"{seen.headers}{seen.text}" for name in owners):
@@ -127,7 +125,7 @@ def _replay_list(response: Response) -> Iterator[str]:
 
 @schemathesis.check
 def authentication(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """Every success of the owner is replayed with a bad token, each kind in turn."""
+    """Replay every successful request of the owner with an invalid token, each kind in turn."""
     if not _is_success_of_owner(response):
         return
     kind, token = next(_invalid_tokens)
@@ -144,7 +142,7 @@ def authentication(ctx: CheckContext, response: Response, case: Case[Any]) -> No
 
 
 def _replay_with_wrong_scope(request: PreparedRequest) -> Iterator[str]:
-    """The owner's own request, with a token whose scope is for the other kind of operation."""
+    """Send reads with a write-only token and writes with a read-only token."""
     limited, needed = (
         (_context.writer, "tasks:read") if request.method == "GET" else (_context.reader, "tasks:write")
     )
@@ -156,7 +154,7 @@ def _replay_with_wrong_scope(request: PreparedRequest) -> Iterator[str]:
 
 @schemathesis.check
 def response_format(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """Headers and problems are as the specification says, and nothing leaves that must not."""
+    """Headers and problem details are as specified, and neither responses nor logs leak data."""
     _fail_on(response_checks.check_headers(response))
     _fail_on(response_checks.check_problem(response))
     _fail_on(response_checks.check_timestamps(response))
@@ -173,7 +171,7 @@ def response_format(ctx: CheckContext, response: Response, case: Case[Any]) -> N
 
 
 def _replay_with_truncated_body(request: PreparedRequest) -> Iterator[str]:
-    """The same request with a body that is no JSON any more."""
+    """Send the same request with its JSON body truncated."""
     body = (_body(request) or b"").rstrip()[:-1]
     answer = Response.from_any(
         _context.send(str(request.method), request.path_url, _context.owner.token, body)
@@ -186,7 +184,7 @@ def _replay_with_truncated_body(request: PreparedRequest) -> Iterator[str]:
 
 @schemathesis.check
 def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """What is stored is what the owner asked for, and nothing else is touched."""
+    """The request has exactly its specified effect on stored rows."""
     before, after = _context.snapshots[case.id]
     _expect(before.other_rows == after.other_rows, "something changed that the request is not about")
     if response.status_code >= 400 or response.request.method in {"GET", "HEAD"}:
@@ -223,7 +221,7 @@ def _check_effect(
 
 @schemathesis.check
 def durability(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
-    """What the owner was answered is what is stored, and what another worker reads."""
+    """The response matches the stored row and what another worker reads."""
     task = _task_id(response)
     if not _is_success_of_owner(response) or task is None:
         return
@@ -244,7 +242,7 @@ def durability(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
 
 
 def _check_response(answer: Answer) -> Answer:
-    """A replayed answer is one that somebody gets, too."""
+    """Check the format of the response to a replayed request."""
     response = Response.from_any(answer)
     _fail_on(response_checks.check_headers(response))
     _fail_on(response_checks.check_problem(response))
@@ -253,15 +251,15 @@ def _check_response(answer: Answer) -> Answer:
 
 @schemathesis.check
 class EveryCheckRan:  # Schemathesis shows the name of the class.
-    """A run in which a check never had anything to look at has proven nothing."""
+    """Fails a run in which one of the checks was never applied."""
 
     def after_run(self, ctx: CheckContext) -> None:
         idle = [name for name in CHECK_NAMES if not _context.times_applied[name]]
-        _expect(not idle, f"these checks never had anything to look at: {', '.join(idle)}")
+        _expect(not idle, f"these checks were never applied: {', '.join(idle)}")
 
 
 def _task_path(response: Response, task: uuid.UUID) -> str:
-    """Where the task is: what a new one's Location says."""
+    """The URL of the task: the Location header if there is one."""
     location = response.headers.get("location", [f"{TASKS}/{task}"])
     return location[0]
 
@@ -285,7 +283,7 @@ def _is_success_of_owner(response: Response) -> bool:
 
 
 def _task_id(response: Response) -> uuid.UUID | None:
-    """The task that the answer is about, a new one too."""
+    """The task in the path, or the one that was created."""
     if response.status_code == 201:
         return uuid.UUID(response.json()["id"])
     return task_id_in(response.request.path_url)
@@ -306,7 +304,7 @@ def _link_targets(response: Response) -> list[str]:
 
 
 def _without_request_id(answer: Answer) -> tuple[object, ...]:
-    """All that can be seen of an answer, but for its request id and the time of day."""
+    """Status, headers and body without the request ID and the Date header."""
     request_id = answer.headers.get("X-Request-ID", "")
     headers = {
         name: value for name, value in answer.headers.items() if name.lower() not in {"x-request-id", "date"}

@@ -1,7 +1,6 @@
-"""What the checks of a fuzz run know and can reach: users, another worker, the database, the log.
+"""The context of a fuzz run: users, tokens, a second worker, the database and the log.
 
-The same for the run in this process and for the live one; see `engine` and
-`live`.
+Shared by the in-process run (`engine`) and the one over HTTP (`live`).
 """
 
 import json
@@ -32,7 +31,7 @@ Row = dict[str, Any]
 
 
 def task_id_in(path: str) -> UUID | None:
-    """The task that a path is about, if it names one properly."""
+    """The task ID in a path, if it is well-formed."""
     found = _TASK.fullmatch(unquote(path))
     return UUID(found[1]) if found else None
 
@@ -63,7 +62,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the database held at one moment: the owner's task in question, and a mark of all the rest."""
+    """The owner's task and a fingerprint of all other rows at one moment."""
 
     task: Row | None
     other_rows: str
@@ -71,25 +70,25 @@ class Snapshot:
 
 @dataclass
 class FuzzContext:
-    """What is behind one run. `another` is a worker that is not the one being fuzzed."""
+    """`other_worker` is a second instance of the service, which is not fuzzed itself."""
 
     other_worker: Worker
     database: URL
     secret: str
     log: Path
     issued_at: int
-    """When the tokens were made, in Unix seconds."""
+    """When the tokens were issued, in Unix seconds."""
     owner: User = field(init=False)
     stranger: User = field(init=False)
     invalid_tokens: dict[str, str | None] = field(init=False)
-    """Tokens that must not open anything, each of them nearly good, by what is wrong."""
+    """Tokens that must be rejected, by what is wrong with them."""
     reader: User = field(init=False)
     writer: User = field(init=False)
-    """The owner again, with tokens that are limited to one scope."""
+    """The owner with tokens limited to one scope."""
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
-    """Before and after each call, by the id of its case."""
+    """Before and after each call, by case ID."""
     times_applied: Counter[str] = field(default_factory=Counter)
-    """How often each check had something to look at."""
+    """How often each check was applied."""
     calls: int = 0
 
     def __post_init__(self) -> None:
@@ -103,7 +102,7 @@ class FuzzContext:
             for scope in ("tasks:read", "tasks:write")
         )
         self._sql = Sql(self.database)
-        # A service that keeps a row locked after its answer must not stop the run.
+        # A service that leaks a row lock must not block the run.
         self._sql(f"SET lock_timeout = '{LOCK_SECONDS}s'")
         self._logged = 0
 
@@ -112,7 +111,7 @@ class FuzzContext:
         self.other_worker.session.close()
 
     def write_users(self, path: Path) -> None:
-        """The two identities that schemathesis.toml names."""
+        """Write the credentials to which schemathesis.toml refers."""
         users = [
             {"name": name, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {user.token}"}]}
             for name, user in (("owner", self.owner), ("stranger", self.stranger))
@@ -125,24 +124,25 @@ class FuzzContext:
     def send(
         self, method: str, path: str, token: str | None, body: bytes | str | None = None, **headers: str
     ) -> Response:
-        """To a worker that is not the one being fuzzed."""
+        """Send a request to the other worker."""
         self.calls += 1
         return self.other_worker.send(method, path, token, body, headers)
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """As a superuser, whom no row security binds: the truth."""
+        """Query as a superuser, to whom row security does not apply."""
         return self._sql(statement, *parameters)
 
     def row(self, task: UUID) -> Row | None:
-        """The owner's task as it is stored, deleted or not."""
+        """The stored row of the owner's task, even if deleted."""
         statement = "SELECT to_jsonb(tasks) FROM tasks WHERE user_id = %s AND id = %s"
         found = self.query(statement, self.owner.id, str(task))
         return found[0][0] if found else None
 
     def fingerprint(self, *, of: User | None = None, excluding: UUID | None = None) -> str:
-        """Differs after every write to a row, of this user or of anybody: xmin is its transaction.
+        """Changes with every write to the rows of this user, or of all users.
 
-        But for the owner's task `but`, whose row is not looked at.
+        Based on xmin, the ID of the transaction that last wrote a row. The owner's task
+        `excluding` is left out.
         """
         found = self.query(
             "SELECT count(*), sum(xmin::text::bigint) FROM tasks"
@@ -158,7 +158,7 @@ class FuzzContext:
 
     @contextmanager
     def without_row_security(self) -> Iterator[None]:
-        """One wall down: the statements must keep users apart by themselves."""
+        """Disable row security, so that only the statements isolate users."""
         enabled = self.query("SELECT relrowsecurity FROM pg_class WHERE oid = 'tasks'::regclass") == [(True,)]
         self.query("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
         try:
@@ -168,7 +168,7 @@ class FuzzContext:
                 self.query("ALTER TABLE tasks ENABLE ROW LEVEL SECURITY")
 
     def rows_visible_to_stranger(self) -> int:
-        """How many of the owner's rows the role of requests sees in a stranger's scope."""
+        """How many of the owner's rows the requests' role can see as the stranger."""
         statement = (
             "SELECT set_config('role', 'tasks_api', true), set_config('app.user_id', %s, true);"
             " SELECT count(*) FROM tasks WHERE user_id = %s"
@@ -176,7 +176,7 @@ class FuzzContext:
         return int(self.query(statement, self.stranger.id, self.owner.id)[0][0])
 
     def read_new_log(self) -> str:
-        """What was logged since this was asked last."""
+        """The log since the last call."""
         with self.log.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._logged)
             text = file.read()
@@ -184,7 +184,7 @@ class FuzzContext:
         return text
 
     def secrets(self) -> list[str]:
-        """What must never leave the service."""
+        """Values that must not appear in responses or logs."""
         users = (self.owner, self.stranger, self.reader, self.writer)
         tokens = [*(user.token for user in users), *filter(None, self.invalid_tokens.values())]
         signatures = (token.rpartition(".")[2] for token in tokens)

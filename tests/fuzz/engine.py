@@ -1,7 +1,6 @@
-"""Schemathesis in this process: the committed contract, all phases and checks, the same way each time.
+"""Runs Schemathesis in this process, deterministically, with all phases and checks.
 
-`make fuzz` does the same over HTTP, at random and for as long as it is given;
-see `live`.
+`make fuzz` runs it over HTTP, randomly and within a time budget: see `live`.
 """
 
 import logging
@@ -33,20 +32,20 @@ from tests.fuzz.context import FuzzContext, Worker
 
 CONTRACT = ROOT / "specs/openapi.json"
 EXAMPLES = 25
-"""Inputs for each operation and phase: enough for every fault in tests/faults to show."""
+"""Per operation and phase: enough to detect every fault in tests/faults."""
 
 
 @dataclass
 class Report:
-    """What one run saw. A fault of the run itself, and not of the service, is in `errors`."""
+    """The result of one run. `errors` are errors of the run itself, not of the service."""
 
     failures: list[str] = field(default_factory=list)
-    """`check: request: what is wrong`, in the order in which they were found."""
+    """`check: request: failure`, in order of detection."""
     errors: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
     times_applied: Counter[str] = field(default_factory=Counter)
-    """How often each of our checks had something to look at."""
+    """How often each custom check was applied."""
     phases: set[str] = field(default_factory=set)
     calls: int = 0
 
@@ -54,9 +53,9 @@ class Report:
 def fuzz(
     database: URL, folder: Path, *, service_database: URL | None = None, stop_at_first: bool = False
 ) -> Report:
-    """Fuzz the application on a migrated database of its own; `folder` takes the log and the users.
+    """Fuzz the application on a migrated database; `folder` holds the log and the credentials.
 
-    The service reaches the database at `through`, the checks look straight into it.
+    The service connects to `service_database`, the checks to `database` directly.
     """
     secret = secrets.token_hex(32)
     settings = make_settings(service_database or database, better_auth_secret=secret)
@@ -84,7 +83,7 @@ def _worker(app: FastAPI) -> Iterator[Worker]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[Path]:
-    """The service's log in a file, as in production it is on standard output."""
+    """Write the service's log to a file."""
     root, handler = logging.getLogger(), logging.FileHandler(path)
     handler.setFormatter(JsonFormatter())
     before = root.handlers[:], root.level
@@ -98,7 +97,7 @@ def _logged(path: Path) -> Iterator[Path]:
 
 
 def _config(context: FuzzContext, folder: Path, stop_at_first: bool) -> SchemathesisConfig:
-    """schemathesis.toml, but repeatable and short."""
+    """schemathesis.toml, but deterministic and with fewer examples."""
     settings = tomllib.loads((ROOT / "schemathesis.toml").read_text())
     users = folder / "auth.json"
     context.write_users(users)

@@ -1,7 +1,7 @@
-"""What an operation must have done to a task, said once more and independently of the service.
+"""The expected effect of each operation on the stored task, implemented independently of the service.
 
-Source: specs/api/rest-endpoints.md, sections 2 and 3. Each function compares what
-was stored before, what was sent, and what is stored now, and returns what is wrong.
+Source: specs/api/rest-endpoints.md, sections 2 and 3. Each check compares the row
+before, the request and the row after, and yields what is wrong.
 """
 
 import json
@@ -27,7 +27,7 @@ _SECONDS_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
 def parse_timestamps(task: Fields) -> Row:
-    """Timestamps as instants, however they are written."""
+    """Replace timestamps by datetimes, so that different notations compare equal."""
     return {name: _parse_timestamp(value) if name.endswith("_at") else value for name, value in task.items()}
 
 
@@ -59,7 +59,7 @@ def check_create(after: Row, sent: Fields, owner: str) -> Iterator[str]:
 def check_operation(
     operation: Operation, before: Row | None, after: Row | None, sent: Fields
 ) -> Iterator[str]:
-    """After a success of an operation on one task."""
+    """Check a successful operation on one task."""
     if before is None or before["deleted_at"] is not None:
         yield "a task that is not there was answered"
         return

@@ -1,4 +1,4 @@
-"""What the Schemathesis of `make fuzz` loads: the checks, behind the world that `live` made."""
+"""Loaded by Schemathesis in `make fuzz`: registers the checks with the context of `live`."""
 
 from tests.fuzz.live import use_context_from_environment
 

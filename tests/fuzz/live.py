@@ -1,8 +1,8 @@
 """`make fuzz`: Schemathesis over HTTP, against gunicorn as the Procfile starts it.
 
-Settings: BUDGET is the time in seconds, SEED repeats a run. The report, for
-people and for machines, is in build/fuzz/. A second service on the same
-database is the other worker to which the checks turn.
+BUDGET is the time in seconds, SEED repeats a run. The reports (HTML and JUnit)
+are in build/fuzz/. The checks send their own requests to a second service on
+the same database.
 """
 
 import json
@@ -27,7 +27,7 @@ REPORTS = Path("build/fuzz")
 CONTRACT = "specs/openapi.json"
 HOOKS = "tests.fuzz.hooks"
 CONTEXT_VARIABLE = "FUZZ_CONTEXT"
-"""The variable in which the run that Schemathesis makes finds its world."""
+"""The environment variable that passes the context to the Schemathesis process."""
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def use_context_from_environment() -> None:
-    """In the process of Schemathesis: let the checks look behind the world that `main` made."""
+    """In the Schemathesis process: use the context that `main` created."""
     given = json.loads(os.environ[CONTEXT_VARIABLE])
     checks.use_context(open_context(given))
 

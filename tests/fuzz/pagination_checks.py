@@ -1,4 +1,4 @@
-"""Which tasks a page of a list must have, told by the database and not by the service."""
+"""Checks the pages of a list against the database."""
 
 import json
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from tests.support import TASKS
 DEFAULT_LIMIT = 50
 LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 PAGES_CHECKED = 3
-"""Pages: what a page edge loses or shows twice shows at the first."""
+"""Enough to detect a task that is lost or repeated at a page boundary."""
 
 
 def check_pages(context: FuzzContext, requested: str) -> Iterator[str]:
-    """What is wrong with the pages of the owner's list from its beginning.
+    """Check the first pages of the owner's list.
 
-    The cursor of a fuzzed request is none that was given out, so it is left out.
+    The cursor of the fuzzed request is dropped: the service did not issue it.
     """
     path: str | None = _with_query(requested, cursor=None)
     after = LAST_ID
@@ -42,7 +42,7 @@ def check_pages(context: FuzzContext, requested: str) -> Iterator[str]:
 
 
 def _check_cursor_binding(context: FuzzContext, path: str) -> Iterator[str]:
-    """The cursor is good for this list only, and not for the one with another filter."""
+    """The cursor must be rejected with another filter."""
     other = "false" if _query(path).get("completed") == "true" else "true"
     answer = context.send("GET", _with_query(path, completed=other), context.owner.token)
     if answer.status_code != 404:
@@ -50,7 +50,7 @@ def _check_cursor_binding(context: FuzzContext, path: str) -> Iterator[str]:
 
 
 def _expected_page(context: FuzzContext, path: str, after: str) -> tuple[list[str], bool]:
-    """The ids of the page, and whether there are more."""
+    """The task IDs of the page, and whether there are more."""
     query = _query(path)
     limit = int(query.get("limit", DEFAULT_LIMIT))
     filters = {name: value for name, value in query.items() if name not in {"limit", "cursor"}}
@@ -69,7 +69,7 @@ def _expected_page(context: FuzzContext, path: str, after: str) -> tuple[list[st
 
 
 def _with_query(path: str, **changes: str | None) -> str:
-    """The path with these query parameters, or without those that are None."""
+    """The path with changed query parameters; None removes a parameter."""
     query = {name: value for name, value in {**_query(path), **changes}.items() if value is not None}
     return f"{TASKS}?{urlencode(query)}" if query else TASKS
 

@@ -1,7 +1,7 @@
-"""What every answer must look like, and what must be in none.
+"""Checks of headers, problem details and timestamps, and of data that must not leak.
 
-Source: specs/api/rest-endpoints.md, section 5; the schema of a problem is the
-committed contract's.
+Source: specs/api/rest-endpoints.md, section 5. The schema of a problem detail is
+taken from the committed contract.
 """
 
 import json
@@ -48,7 +48,7 @@ _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
     429: {"retry-after": _NUMBER, "ratelimit": _NOT_EMPTY, "ratelimit-policy": _NOT_EMPTY},
     503: {"retry-after": _NUMBER},
 }
-# What HTTP and the server add by themselves.
+# Added by the server.
 _SERVER_HEADERS = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
 _OPTIONAL = {"link", "server-timing", "vary"}
 _PROBLEMS: Mapping[str, int] = {
@@ -79,7 +79,7 @@ _INTERNALS = re.compile(
 )
 _CONTRACT_TEXT = json.dumps(_CONTRACT, ensure_ascii=False)
 MIN_ECHO_LENGTH = 8
-"""Characters: a shorter value is found in a sentence by chance, and so is what the contract itself says."""
+"""Characters. Shorter values appear in responses by chance."""
 
 
 def link_target(link: str) -> str:
@@ -88,7 +88,7 @@ def link_target(link: str) -> str:
 
 
 def accepts_query(case: Case[Any], request: PreparedRequest) -> bool:
-    """Whether the operation has every parameter of the query, and none is there twice."""
+    """Whether every query parameter is declared and none is repeated."""
     operation = _CONTRACT["paths"][case.operation.path][case.operation.method.lower()]
     known = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
     given = parse_qs(urlsplit(request.url or "").query, keep_blank_values=True)
@@ -140,7 +140,7 @@ def check_timestamps(response: Response) -> Iterator[str]:
 
 
 def leaks(response: Response, secrets: Iterable[str]) -> Iterator[str]:
-    """What an answer says that it must not: secrets anywhere, internals and the request in an error."""
+    """Secrets in any response, and internals or request values in error responses."""
     body = response.content.decode(errors="replace")
     text = f"{response.headers}\n{body}"
     if any(secret in text for secret in secrets):
@@ -160,7 +160,7 @@ def log_leaks(request: PreparedRequest, log: str, secrets: Iterable[str]) -> Ite
 
 
 def _echoes(request: PreparedRequest, document: str) -> bool:
-    """Whether something of the request that is long enough to be known again is in this JSON."""
+    """Whether the JSON document contains a value of the request."""
     url = urlsplit(request.url or "")
     body = request.body.decode(errors="replace") if isinstance(request.body, bytes) else request.body or ""
     sent = {*_strings(parse_qs(url.query)), *_strings(_parse_json(body)), *unquote(url.path).split("/"), body}
@@ -172,7 +172,7 @@ def _echoes(request: PreparedRequest, document: str) -> bool:
 
 
 def _strings(document: Any) -> Iterator[str]:
-    """All texts in a JSON document, names too."""
+    """All strings in a JSON document, member names included."""
     if isinstance(document, str):
         yield document
     elif isinstance(document, list):

@@ -46,7 +46,7 @@ def owner_token() -> str:
 
 @pytest.fixture(autouse=True)
 def bystander_unaffected(target: Target, bystander: Caller) -> Iterator[None]:
-    """After each test, fail if the bystander sees anything else than their task or if an error was logged."""
+    """After each test, fail if the bystander's tasks changed or an error was logged."""
     before = target.log().rfind("\n") + 1
     yield
     assert [task["title"] for task in bystander.get().json()] == ["The bystander's task"]

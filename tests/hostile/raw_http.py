@@ -73,7 +73,7 @@ class Target:
         return socket.create_connection(self._address, timeout=TIMEOUT_SECONDS)
 
     def exchange(self, *segments: bytes) -> list[Response]:
-        """Send the segments, then LAST; return every answer until the service closes the connection."""
+        """Send the segments, then CLOSING_REQUEST; return all responses until the connection is closed."""
         with closing(self.connect()) as line:
             with suppress(ConnectionError):
                 for segment in [*segments, CLOSING_REQUEST]:
@@ -81,7 +81,7 @@ class Target:
             return [*parse_responses(read_until_closed(line))]
 
     def send(self, message: bytes) -> Response:
-        """Send one request; return its answer, and fail if there is more than one before LAST's."""
+        """Send one request and return its response; fail if there is another before CLOSING_REQUEST's."""
         first, *others = self.exchange(message)
         assert statuses_and_ids(others) in ([], [(200, "last")])
         return first
@@ -91,7 +91,7 @@ class Target:
 
 
 def read_until_closed(line: socket.socket) -> bytes:
-    """Read until the peer closes. Raises TimeoutError after PATIENCE seconds."""
+    """Read until the peer closes. Raises TimeoutError after TIMEOUT_SECONDS."""
     data = bytearray()
     with suppress(ConnectionResetError):
         while piece := line.recv(1 << 16):

@@ -21,7 +21,7 @@ from tools.tokens import mint
 ESCAPE = "\x1b[2J\x1b[31m"
 FORGED = '{"level":"ERROR","message":"%s"}'
 
-# What a terminal obeys, a reader takes for the end of a line, or turns the order of what it shows.
+# Terminal control characters, line separators and bidirectional formatting.
 CONTROL_CHARACTERS = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
 )

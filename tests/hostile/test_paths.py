@@ -14,7 +14,7 @@ from tests.support import TASKS, assert_problem
 
 TASK = "{task}"
 
-# Of each target, what its owner is answered.
+# Path and the status that the owner of the task gets.
 SPELLINGS = {
     "parent": ("/api/tasks/../tasks", 404),
     "parent at the end": ("/api/tasks/..", 422),
@@ -69,7 +69,7 @@ SPELLINGS = {
 
 KINDS = {404: "not-found", 422: "invalid-request"}
 
-# What may name a task to whoever is signed in.
+# Paths that might reach a task.
 REFERENCES = {
     "plain": f"/api/tasks/{TASK}",
     "encoded slash": f"/api/tasks%2F{TASK}",

@@ -1,4 +1,4 @@
-"""Bodies: what is read, what cannot be, and how much of it."""
+"""Request bodies: media types, JSON, size limits and errors."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def send(caller: Caller, content: bytes | Iterator[bytes], media_type: str = "ap
 
 
 def padded(size: int) -> bytes:
-    """A good body of exactly so many bytes."""
+    """A valid body of exactly `size` bytes."""
     body = json.dumps(new_task()).encode()
     return body + b" " * (size - len(body))
 

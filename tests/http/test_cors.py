@@ -1,4 +1,4 @@
-"""Browsers on other origins."""
+"""Cross-origin requests (CORS)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def preflight(client: TestClient, **headers: str) -> Response:
 
 
 class Browser(Caller):
-    """Sends what a page on the allowed origin sends."""
+    """Sends requests with the allowed origin."""
 
     def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **kwargs: Any

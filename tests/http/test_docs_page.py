@@ -1,4 +1,4 @@
-"""The page at /docs and what it loads, as far as no browser is needed; tests/frontend/ has the rest."""
+"""The page at /docs and its assets, without a browser; see tests/frontend/ for tests in a browser."""
 
 import asyncio
 import hashlib

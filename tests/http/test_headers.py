@@ -1,4 +1,4 @@
-"""Headers that every answer has."""
+"""Headers of every response."""
 
 import re
 
@@ -11,7 +11,7 @@ from web import docs_page
 
 
 def all_responses(owner: Caller, anonymous: Caller) -> dict[str, Response]:
-    """By name; a name that begins with a status is checked against the answer."""
+    """Responses by name; a leading status in the name is checked."""
     task = owner.create()["id"]
     answers = {
         "200": owner.get(),
@@ -112,7 +112,7 @@ def test_repeated_request_ids_are_replaced(anonymous: Caller) -> None:
 @pytest.mark.spec("headers.server-timing")
 def test_only_successful_database_requests_have_server_timing(owner: Caller, anonymous: Caller) -> None:
     answers = all_responses(owner, anonymous)
-    del answers["ready"]  # It may be an answer of the second before.
+    del answers["ready"]  # May be cached from within the last second.
     timed = {name: answer for name, answer in answers.items() if "server-timing" in answer.headers}
     assert timed.keys() == {"200", "201", "204"}
     for answer in timed.values():
@@ -155,6 +155,6 @@ KNOWN_HEADERS = {
 
 @pytest.mark.spec("tasks.isolation", "headers.security")
 def test_responses_have_only_specified_headers(owner: Caller, anonymous: Caller) -> None:
-    """What counts or names something of other users would come in one."""
+    """An additional header could leak data of other users, such as counts."""
     for name, answer in all_responses(owner, anonymous).items():
         assert set(answer.headers) <= KNOWN_HEADERS, name

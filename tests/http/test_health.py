@@ -13,7 +13,7 @@ from tests.support import Caller, assert_problem
 
 
 def detail(serve: Serve, **changes: object) -> str:
-    """Why a service with these settings is not ready."""
+    """The detail of the readiness problem with these settings."""
     response = serve(**changes).get("/health/ready")
     problem = assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1

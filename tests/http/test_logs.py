@@ -1,4 +1,4 @@
-"""What requests leave in the log: nothing that was in them."""
+"""Logging of requests: no request data, and batched output."""
 
 import asyncio
 import io
@@ -29,7 +29,7 @@ def test_neither_a_token_nor_a_body_is_logged(owner: Caller, caplog: pytest.LogC
         owner.get(f"{TASKS}?mark=mark")
         owner.delete(task)
         stale.get()
-    # The test's own client logs its requests as well.
+    # The test client logs its requests as well.
     records = [record for record in caplog.records if not record.name.startswith("http")]
     logged = "\n".join(map(JsonFormatter().format, records))
     assert "access" in logged
@@ -72,7 +72,7 @@ def test_a_request_whose_client_went_away_has_no_status(caplog: pytest.LogCaptur
 
 
 class Output(io.StringIO):
-    """A stream that keeps what each write brought, and says when one came."""
+    """A stream that records each write and sets an event."""
 
     def __init__(self) -> None:
         super().__init__()

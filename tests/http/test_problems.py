@@ -1,4 +1,4 @@
-"""Problem details, for whatever goes wrong."""
+"""Problem details for all kinds of errors."""
 
 import json
 import logging
@@ -114,7 +114,7 @@ LEAK = f"leak: {SECRET} postgres://app:hunter2@db/tasks SELECT * FROM tasks"
 
 @pytest.fixture
 def broken(make_settings: MakeSettings) -> Iterator[TestClient]:
-    """The service with an operation in which something breaks that nobody foresaw."""
+    """The service with a route that raises an unexpected exception."""
     app = create_app(make_settings())
 
     @app.get("/broken")
@@ -159,7 +159,7 @@ def test_an_http_exception_keeps_its_status(
 
 @contextmanager
 def captured_log(level: int) -> Iterator[StringIO]:
-    """What the service writes to its log from this level on."""
+    """Capture the service's log from this level on."""
     handler = logging.StreamHandler(StringIO())
     handler.setLevel(level)
     handler.setFormatter(JsonFormatter())
@@ -235,7 +235,7 @@ def test_an_insufficient_privilege_is_a_500(serve: Serve, migrated: URL, damage:
 
 @pytest.mark.spec("process.logs.secrets")
 def test_the_text_of_a_database_error_is_not_logged(serve: Serve, migrated: URL) -> None:
-    """PostgreSQL quotes the statement, and psycopg2 has put the values into it."""
+    """PostgreSQL quotes the statement, which contains the values as literals."""
     caller = client_as(serve(database_url=libpq_url(migrated)), "somebody")
     task = caller.create()["id"]
     sql = Sql(migrated)

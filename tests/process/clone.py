@@ -1,4 +1,4 @@
-"""A fresh clone of the project, and commands run in it as somebody at a terminal does."""
+"""A clean copy of the project, and commands run in it as a developer would."""
 
 import os
 import shutil
@@ -26,11 +26,11 @@ NOT_CLONED = {
 
 
 def copy_project(folder: Path) -> Path:
-    """The project as it is when it is fresh: no secret, no data."""
+    """Copy the project without secrets, data or caches."""
     copy = folder / "clone"
     shutil.copytree(ROOT, copy, ignore=lambda _, names: NOT_CLONED & set(names))
     for each in (copy, *copy.parents):
-        # As root, the embedded server runs as another user, who has to get here.
+        # As root, the embedded server runs as another user, who needs access.
         if each.stat().st_uid == os.geteuid() and each != Path("/"):
             each.chmod(each.stat().st_mode | 0o011)
     return copy
@@ -41,7 +41,7 @@ def base_environment(**changes: str) -> dict[str, str]:
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Processes that run in the folder, or whose command line names it."""
+    """Command lines of processes whose working directory or command line contains the folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -55,12 +55,12 @@ def processes_in(folder: Path) -> list[str]:
 
 
 def wait_for_processes_to_exit(folder: Path) -> None:
-    """Until nothing runs there: what was ended may still be ending."""
+    """Wait until no process of the folder is left."""
     wait_until(lambda: not processes_in(folder), "something was left running")
 
 
 def failure_message(clone: Path, *command: str, **changes: str) -> str:
-    """What a command says that cannot do its work: one line on standard error."""
+    """Run a command that must fail with exactly one line on standard error; returns the line."""
     ended = run(clone, *command, **changes)
     assert ended.returncode == 1, ended
     [line] = ended.stderr.splitlines()

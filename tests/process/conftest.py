@@ -1,4 +1,4 @@
-"""What the tests of the process share."""
+"""Fixtures of the process tests."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from tests.process.clone import copy_project
 
 @pytest.fixture
 def clone() -> Iterator[Path]:
-    """The project as it is when it is fresh: no secret, no data.
+    """A clean copy of the project.
 
-    Not in pytest's own folder, which each run closes to other users.
+    Not in pytest's tmp_path, which other users cannot access.
     """
     with tempfile.TemporaryDirectory(prefix="tasks-api-clone-", ignore_cleanup_errors=True) as folder:
         yield copy_project(Path(folder))

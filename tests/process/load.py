@@ -1,7 +1,7 @@
-"""Clients that send requests all the time, and remember what became of each.
+"""Clients that send requests continuously and record each outcome.
 
-Some keep their connection, as a router does, the others open one for each request.
-Standard library clients, because they tell when a request has been written.
+Some use keep-alive, as a router does; the others open a connection per request.
+http.client, because it shows when a request has been written.
 """
 
 import http.client
@@ -18,12 +18,12 @@ from tools.tokens import mint
 
 TIMEOUT_SECONDS = 30
 KEEP_ALIVE_CLIENTS, NEW_CONNECTION_CLIENTS = 6, 4
-"""How many clients keep their connection, and how many do not."""
+"""Clients with keep-alive, and clients with a connection per request."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request that was written in full; without a status it got no answer, or only a part of one."""
+    """A request that was fully written. `status` is None without a complete response."""
 
     written_at: float
     status: int | None
@@ -31,7 +31,7 @@ class Exchange:
 
 
 class Client:
-    """Creates a task and lists its tasks, in turn, until nobody listens any more or it is stopped."""
+    """Alternately creates a task and lists tasks, until it is stopped or the connection is refused."""
 
     def __init__(self, port: int, keep_alive: bool, stopped: threading.Event) -> None:
         self.exchanges: list[Exchange] = []
@@ -59,7 +59,7 @@ class Client:
         except ConnectionRefusedError:
             raise
         except OSError:
-            # Closed before the request was written: nothing was sent, a new connection will do.
+            # Closed before the request was written: retry on a new connection.
             self._connection.close()
             return
         self._receive(time.monotonic())
@@ -82,7 +82,7 @@ class Client:
 
 @dataclass
 class Load:
-    """The clients together."""
+    """All clients of one load."""
 
     clients: list[Client]
     threads: list[threading.Thread] = field(default_factory=list)
@@ -92,14 +92,14 @@ class Load:
         return [exchange for client in self.clients for exchange in client.exchanges]
 
     def wait_for_responses(self, count: int = 5) -> None:
-        """Until every client has had so many answers more."""
+        """Wait until every client has had `count` more responses."""
         goals = [(client, len(client.exchanges) + count) for client in self.clients]
         wait_until(
             lambda: all(len(client.exchanges) >= goal for client, goal in goals), "the clients get no answers"
         )
 
     def wait_until_all_pending(self) -> None:
-        """Until every client has written a request to which there is no answer yet."""
+        """Wait until every client has a request in flight."""
         wait_until(lambda: all(client.pending for client in self.clients), "the clients get answers")
 
     def join(self) -> None:

@@ -1,7 +1,6 @@
-"""A collector for the tests: receives OTLP over HTTP/protobuf and keeps what it got.
+"""An OTLP collector for the tests: receives OTLP over HTTP/protobuf and stores the payloads.
 
-No package registry that CI reaches has a collector with an OTLP receiver. This decodes
-with the protocol's own generated classes, from `opentelemetry-proto`.
+Decodes them with the protocol's generated classes from `opentelemetry-proto`.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""gunicorn as the Procfile starts it, for the tests that need a process and a socket."""
+"""gunicorn as the Procfile starts it, for tests that need a real process and socket."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class Service:
         raise AssertionError(f"{path} never answered {status}: {self.output.read_text()}")
 
     def stop(self) -> None:
-        """As a platform does; connections that idle would be waited for."""
+        """Stop gracefully. Closes the client first, because gunicorn waits for idle connections."""
         self.client.close()
         self.process.terminate()
         assert self.process.wait(TIMEOUT_SECONDS) == 0
@@ -67,7 +67,7 @@ def service_environment(url: URL, **changes: str) -> dict[str, str]:
 def start(
     command: list[str], environment: dict[str, str], output: Path, folder: Path = ROOT
 ) -> subprocess.Popen[bytes]:
-    """A command in a folder that says all in a file, and ends when the tests do."""
+    """Start a command with its output in a file; it ends with the tests."""
     with output.open("w") as log:
         return subprocess.Popen(
             command,
@@ -81,7 +81,7 @@ def start(
 
 @contextmanager
 def running_service(environment: dict[str, str], output: Path) -> Iterator[Service]:
-    # Not in the project's folder, where a developer's .env would be read.
+    # Outside the project folder, so that a developer's .env is not read.
     command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "main:app"]
     process = start(command, {**environment, "PYTHONPATH": str(ROOT)}, output, output.parent)
     service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)

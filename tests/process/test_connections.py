@@ -1,4 +1,4 @@
-"""Client connections that are silent, slow, too many or malformed, against live gunicorn."""
+"""Idle, slow, malformed and excess client connections, against gunicorn."""
 
 import os
 import re
@@ -25,10 +25,10 @@ from tools.tokens import mint
 from web.connections import BoundedWorker
 
 LAST_REQUEST = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-"""Asks for liveness, and for the connection to be closed behind the answer."""
+"""A liveness request that closes the connection."""
 
 KEEPALIVE_SECONDS = 10
-"""How long a connection may wait for a request; `keepalive` in gunicorn.conf.py."""
+"""The idle timeout of a connection; `keepalive` in gunicorn.conf.py."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def connect(service: Service) -> socket.socket:
 
 
 def read_until_closed(connection: socket.socket) -> str:
-    """Everything until the service closes the connection."""
+    """Read until the service closes the connection."""
     received = b""
     with suppress(ConnectionResetError):
         while data := connection.recv(65536):
@@ -149,7 +149,7 @@ def test_only_http_1_0_may_omit_the_host(service: Service, version: str) -> None
 @pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity"])
 def test_another_transfer_coding_is_not_implemented(service: Service, coding: str) -> None:
     response = exchange(service, post_head(f"Transfer-Encoding: {coding}") + "0\r\n\r\n")
-    # gunicorn itself refuses what does not end with chunked.
+    # gunicorn itself rejects codings that do not end with chunked.
     assert re.match(r"HTTP/1.1 (501|400) ", response)
     assert not coding.endswith("chunked") or response.startswith("HTTP/1.1 501 ")
 
@@ -259,7 +259,7 @@ def resident_megabytes(process: int) -> float:
 
 
 def established(service: Service) -> int:
-    """How many connections the service holds: state 01 in proc(5)'s list, and its own port on the left."""
+    """The number of established connections on the service's port, from /proc/net/tcp (state 01, proc(5))."""
     port = service.client.base_url.port or 0
     lines = Path("/proc/net/tcp").read_text().splitlines()
     return sum(bool(re.search(rf"^\s*\d+: \S+:{port:04X} \S+ 01 ", line)) for line in lines)
@@ -267,7 +267,7 @@ def established(service: Service) -> int:
 
 @pytest.mark.spec("http.pipelining")
 def test_reading_ahead_of_pipelined_requests_is_bounded(database_url: URL, tmp_path: Path) -> None:
-    """Ten connections that write as fast as they can, and read the answers, for 3 seconds."""
+    """Ten connections send requests as fast as they can for 3 seconds, and read the responses."""
     fields = [f"X-Filler: {'x' * 7_800}"] * 3
     request = "\r\n".join(["GET /nowhere HTTP/1.1", "Host: localhost", *fields, "", ""]).encode()
     with (
@@ -292,7 +292,7 @@ def test_reading_ahead_of_pipelined_requests_is_bounded(database_url: URL, tmp_p
         connections = [connect(service) for _ in range(10)]
         reading = [threads.submit(read, connection) for connection in connections]
         writing = [threads.submit(write, connection) for connection in connections]
-        wait_until(lambda: time.monotonic() > ends_at, "time stands still")
+        wait_until(lambda: time.monotonic() > ends_at, "the time has not passed")
         peak = resident_megabytes(worker) - baseline
         for each in [*writing, *reading]:
             each.result()
@@ -308,7 +308,7 @@ def test_connections_queue_while_the_worker_is_busy(database_url: URL, tmp_path:
         worker = worker_pid(service.process.pid)
         os.kill(worker, signal.SIGSTOP)
         stack.callback(os.kill, worker, signal.SIGCONT)
-        # One more than the queue has room for would wait for its SYN to be sent again.
+        # Beyond the listen backlog, connect() would wait for a SYN retransmission.
         for _ in range(300):
             stack.enter_context(connect(service))
 
@@ -327,7 +327,7 @@ def test_new_connections_evict_the_longest_idle_connection(database_url: URL, tm
 
 
 def stalled_connection(service: Service, stack: ExitStack, receive_buffer: int = 4_096) -> socket.socket:
-    """A connection with more answers than the kernel takes, none of which is read."""
+    """A connection with more unread responses than the kernel buffers hold."""
     connection = stack.enter_context(socket.socket())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect(("127.0.0.1", service.client.base_url.port or 0))
@@ -344,13 +344,13 @@ def test_new_connections_evict_a_stalled_connection(database_url: URL, tmp_path:
         worker = worker_pid(service.process.pid)
         for _ in range(3):
             stalled_connection(service, stack)
-        wait_until(lambda: is_idle(worker), "the answers do not stall")
+        wait_until(lambda: is_idle(worker), "the responses do not stall")
         response = exchange(service, LAST_REQUEST)
         assert response.startswith("HTTP/1.1 200 ")
 
 
 def is_idle(process: int) -> bool:
-    """Whether it uses no processor time for 0.3 seconds."""
+    """Whether the process uses no CPU time for 0.3 seconds."""
     before = processor_time(process)
     threading.Event().wait(0.3)
     return processor_time(process) == before
@@ -362,7 +362,7 @@ def processor_time(process: int) -> list[str]:
 
 @pytest.mark.spec("http.unread-answer")
 def test_a_response_that_is_read_too_slowly_times_out(service: Service) -> None:
-    """32 KiB a second, with room for whole segments: the kernel's own limit does not apply."""
+    """32 KiB per second in whole segments: fast enough that the kernel's own timeout does not apply."""
     with ExitStack() as stack:
         connection = stalled_connection(service, stack, receive_buffer=131_072)
         started_at = time.monotonic()
@@ -419,7 +419,7 @@ def test_shutdown_does_not_wait_for_idle_connections(
         connections = [stack.enter_context(connect(service)) for _ in range(300)]
         for connection in connections[:half]:
             partial_request(connection)
-        # Served after all of them, so that gunicorn has accepted them.
+        # Sent last: its response shows that gunicorn has accepted the connections before it.
         exchange(service, LAST_REQUEST)
         started_at = time.monotonic()
         service.process.send_signal(signal.SIGTERM)

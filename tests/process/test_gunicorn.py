@@ -1,4 +1,4 @@
-"""The process: gunicorn as the Procfile starts it, with real signals and real faults."""
+"""gunicorn as the Procfile starts it, with real signals and failures."""
 
 import signal
 import subprocess
@@ -113,16 +113,16 @@ def test_new_requests_are_answered_for_a_moment_after_the_stop(database_url: URL
 
 
 def wait_until_refused(port: int) -> None:
-    """Until nobody listens there: state 0A in proc(5)'s list, which costs no connection."""
+    """Wait until the port is closed, from /proc/net/tcp (state 0A, proc(5)), without connecting."""
     mark = f":{port:04X} 00000000:0000 0A"
-    wait_until(lambda: mark not in Path("/proc/net/tcp").read_text(), "it goes on listening")
+    wait_until(lambda: mark not in Path("/proc/net/tcp").read_text(), "the port is still open")
 
 
 @pytest.mark.parametrize(
     ("folder", "chosen"), [("/dev/shm", "/dev/shm"), ("/proc", "None"), ("/nowhere", "None")]
 )
 def test_the_heartbeat_folder_must_be_writable(database_url: URL, folder: str, chosen: str) -> None:
-    """/proc takes no files, not even from root."""
+    """/proc accepts no files, not even from root."""
     code = (
         "import pathlib, runpy; conf = runpy.run_path('gunicorn.conf.py');"
         f" print(conf['heartbeat_folder'](pathlib.Path('{folder}')))"
@@ -202,7 +202,7 @@ def test_the_log_is_json_lines(database_url: URL, output: Path) -> None:
         ("GET", None, 404, None),
     ]
     assert requests[1]["request_id"] == "mine"
-    # gunicorn warns of a body that answers HEAD.
+    # gunicorn would warn about a body in a response to HEAD.
     assert {line["level"] for line in service.lines()} == {"INFO"}
     for line in requests:
         assert isinstance(line["duration_ms"], float)
@@ -213,7 +213,7 @@ def test_the_log_is_json_lines(database_url: URL, output: Path) -> None:
 
 @pytest.mark.spec("process.logs.secrets")
 def test_secrets_are_not_logged(database_url: URL, output: Path, sql: Sql) -> None:
-    """Whatever happens: good and bad requests, a lost database, a damaged schema."""
+    """Through valid and invalid requests, a lost database and a damaged schema."""
     user_id = f"secretive-{uuid.uuid4()}"
     good = authorization(user_id)
     bad = {"Authorization": f"Bearer {mint('another secret that nobody knows', user_id)}"}

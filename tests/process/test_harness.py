@@ -1,4 +1,4 @@
-"""The harness itself: what it says to bad input, and what it leaves behind. Nothing."""
+"""The test tools themselves: error messages, and no processes or files left behind."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ TEST = ("pytest", "-p", "no:cacheprovider", "-n", "2", "tests/tasks")
 
 
 def interrupt_from_terminal(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C reaches all that was started."""
+    """Ctrl-C: SIGINT to the whole process group."""
     os.killpg(process.pid, signal.SIGINT)
 
 
@@ -40,7 +40,7 @@ def terminate(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def start_process(clone: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
-    """Whatever it makes for a while is in `tmp` of the clone, and so is its own."""
+    """Start a Python process in the clone, with TMPDIR below it."""
     (clone / "tmp").mkdir(mode=0o755, exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -72,7 +72,7 @@ def test_an_interrupted_run_leaves_no_process(
     clone: Path, command: tuple[str, ...], interrupt: Callable[[subprocess.Popen[str]], None]
 ) -> None:
     with start_process(clone, "-m", *command) as process:
-        # Deep in its work: a server runs, and something on it.
+        # Wait until a server and its clients run.
         wait_until(lambda: len(processes_in(clone)) > 8, "it never began")
         interrupt(process)
         process.communicate(timeout=TIMEOUT_SECONDS)
@@ -94,7 +94,7 @@ def test_the_next_run_stops_the_servers_of_a_killed_run(clone: Path) -> None:
 
 
 def test_the_pid_in_a_stale_pid_file_is_not_signalled(clone: Path) -> None:
-    """After a crash of the machine it may be anybody's."""
+    """After a crash of the machine the PID may belong to an unrelated process."""
     with start_process(clone, "-c", HOLD_SERVER) as process:
         assert process.stdout
         process.stdout.readline()

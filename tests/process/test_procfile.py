@@ -1,7 +1,7 @@
-"""The Procfile, run as a platform runs it: release, web, a stop under load, the next deploy.
+"""The Procfile as a platform runs it: release, web, shutdown under load, the next deploy.
 
-honcho reads the Procfile; the service comes to its database through a pooler. The files of
-platforms that do not read a Procfile run the same commands.
+honcho runs the Procfile; the service connects through PgBouncer. The files of platforms
+that do not read a Procfile contain the same commands.
 """
 
 import json
@@ -51,17 +51,17 @@ def upgrade() -> None:
 
 
 STILL_LISTENING = 0.5
-"""Seconds after SIGTERM: half of what gunicorn.conf.py gives, for a machine that is busy."""
+"""Seconds after SIGTERM: half of gunicorn.conf.py's delay, to allow for a busy machine."""
 
 
 def heroku_url(url: URL) -> str:
-    """The URL as Heroku writes it."""
+    """The URL with Heroku's scheme, `postgres://`."""
     return libpq_url(url).replace("postgresql://", "postgres://", 1)
 
 
 @pytest.fixture
 def platform_environment(empty_database: URL, pooler_url: URL) -> dict[str, str]:
-    """The environment that a platform gives, with a new database."""
+    """The environment variables that a platform sets, with an empty database."""
     pooled = pooler_url.set(database=empty_database.database)
     return service_environment(
         pooled,
@@ -83,7 +83,7 @@ def sql(empty_database: URL) -> Iterator[Sql]:
 
 
 def honcho(process: str) -> list[str]:
-    """The repository's Procfile; honcho would add a developer's .env to the environment."""
+    """The honcho command for the Procfile, without a developer's .env."""
     options = ["-e", os.devnull, "-f", str(ROOT / "Procfile")]
     return [sys.executable, "-m", "honcho", *options, "start", process]
 
@@ -102,7 +102,7 @@ def release(platform_environment: dict[str, str], code: Path = ROOT) -> None:
 
 
 class Web(Service):
-    """The web process, which has a group of its own."""
+    """The web process, in its own process group."""
 
     @property
     def group(self) -> int:
@@ -111,17 +111,17 @@ class Web(Service):
         return int(found[1])
 
     def count_in_log(self, words: str) -> int:
-        """How often it said so in its log."""
+        """How often the log contains these words."""
         return self.output.read_text().count(words)
 
     def unexpected_lines(self) -> list[str]:
-        """Lines that say more than that all went well, such as that a connection was cut off."""
+        """Log lines of the web process that are not at level INFO."""
         lines = self.output.read_text().splitlines()
         assert self.count_in_log("Shutting down: Master")
         return [line for line in lines if "web.1  |" in line and '"level": "INFO"' not in line]
 
     def signal(self, number: signal.Signals) -> None:
-        """As platforms do it: every process gets the signal."""
+        """Signal every process, as platforms do."""
         os.killpg(self.group, number)
 
 
@@ -146,7 +146,7 @@ def web(platform_environment: dict[str, str], output: Path, *, ready: bool = Tru
 def test_shutdown_under_load_loses_no_request(
     platform_environment: dict[str, str], empty_database: URL, sql: Sql, tmp_path: Path, held: int
 ) -> None:
-    """Requests are held by locks; where these hold the whole pool, every client's is in flight."""
+    """Row locks keep requests in flight; with all connections locked, every client has one in flight."""
     platform_environment["DB_STATEMENT_TIMEOUT"] = str(TIMEOUT_SECONDS)
     release(platform_environment)
     with (
@@ -179,7 +179,7 @@ def test_shutdown_under_load_loses_no_request(
 
 
 def assert_nothing_lost(exchanges: list[Exchange], stopped_at: float) -> None:
-    """What is sent to a process that has ended may get no answer, but never half a one or a fault."""
+    """Requests sent shortly after SIGTERM must get a response, and all responses are successes."""
     answered_until = stopped_at + STILL_LISTENING
     assert [each for each in exchanges if each.status is None and each.written_at < answered_until] == []
     assert {each.status for each in exchanges} <= {200, 201, None}
@@ -187,7 +187,7 @@ def assert_nothing_lost(exchanges: list[Exchange], stopped_at: float) -> None:
 
 @pytest.fixture
 def next_version(tmp_path: Path) -> Path:
-    """The code with one migration more."""
+    """A copy of the code with one more migration."""
     code = tmp_path / "next"
     shutil.copytree(ROOT, code, ignore=lambda _, names: NOT_CLONED & set(names))
     (code / "migrations/versions" / f"{NEXT_REVISION}_next.py").write_text(NEXT_MIGRATION)
@@ -243,7 +243,7 @@ def test_a_starting_worker_handles_sigterm(platform_environment: dict[str, str],
         wait_until(lambda: service.count_in_log("Booting worker") == 2, "no worker starts")
         service.signal(signal.SIGTERM)
         service.process.wait(TIMEOUT_SECONDS)
-        # One that is killed in the end says nothing.
+        # A worker that is killed logs nothing.
         assert service.count_in_log("Worker exiting") == 2
 
 
@@ -267,13 +267,13 @@ def test_other_platforms_run_the_commands_of_the_procfile(release: str, start: s
 
 @pytest.mark.parametrize("path", [RENDER["healthCheckPath"], RAILWAY["healthcheckPath"]])
 def test_platforms_check_liveness(anonymous: Caller, path: str) -> None:
-    """Readiness asks the database, and so keeps a Neon compute awake."""
+    """Readiness queries the database, which keeps a Neon compute awake."""
     assert ok(anonymous.get(path)) == {"status": "live"}
 
 
 @pytest.mark.parametrize("seconds", [RENDER["maxShutdownDelaySeconds"], RAILWAY["drainingSeconds"]])
 def test_platforms_wait_for_requests_in_flight(seconds: int) -> None:
-    """gunicorn gives them `graceful_timeout`, after the second in which it still listens."""
+    """gunicorn allows them `graceful_timeout`, after one second in which it still listens."""
     [graceful] = re.findall(
         r"^graceful_timeout = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""`make run` and `make token`, as a newcomer uses them."""
+"""`make run`, `make token` and the other make targets, as a developer uses them."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def make_run(clone: Path, **changes: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def printed_curl(process: subprocess.Popen[str]) -> list[str]:
-    """The words of the curl that `make run` prints when it serves."""
+    """The arguments of the curl command that `make run` prints."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("curl "):
@@ -59,7 +59,7 @@ def printed_curl(process: subprocess.Popen[str]) -> list[str]:
 
 
 def run_curl(curl: list[str]) -> httpx2.Response:
-    """Do what the printed curl does."""
+    """Send the request of the printed curl command."""
     assert curl[:2] == ["curl", "-i"]
     url, options = curl[2], dict(zip(curl[3::2], curl[4::2], strict=True))
     headers = [word.split(": ", 1) for word in curl[3:] if ": " in word and not word.startswith("{")]

@@ -1,4 +1,4 @@
-"""OpenTelemetry as a platform switches it on: what reaches the collector, and what never does."""
+"""OpenTelemetry, enabled through environment variables: which data reaches the collector."""
 
 import re
 import time
@@ -27,7 +27,7 @@ def collected() -> Iterator[Collector]:
 
 
 def tracing_environment(database: URL, collected: Collector, **changes: str) -> dict[str, str]:
-    """What the README says to set."""
+    """The variables that the README documents."""
     return service_environment(
         database,
         OTEL_EXPORTER_OTLP_ENDPOINT=collected.endpoint,

@@ -1,4 +1,4 @@
-"""What the fields of a task may hold, in every body that can hold them."""
+"""Validation of task fields, for create, replace and update."""
 
 import json
 from collections.abc import Callable

@@ -18,13 +18,13 @@ from tests.support import TASKS, Caller, assert_problem, client_as, error_locati
 
 
 def next_page(caller: Caller, path: str) -> str | None:
-    """Where the answer to `path` says that the next page is."""
+    """The URL of the next page after `path`, or None."""
     link = caller.get(path).links.get("next")
     return link["url"] if link else None
 
 
 def walk(caller: Caller, path: str) -> list[list[str]]:
-    """The ids on each page, following `next` to the end."""
+    """The task IDs of each page, following `next` links to the end."""
     pages = []
     following: str | None = path
     while following:
@@ -68,7 +68,7 @@ def test_updates_do_not_change_the_order(owner: Caller) -> None:
 )
 def test_a_page_of_large_tasks_ends_early(owner: Caller, sql: Sql, character: str, limit: int) -> None:
     fill(sql, owner, 70)
-    # One in sixteen is small, so that the large ones do not end at the same place of each page.
+    # One in sixteen tasks is small, so that pages differ in length.
     sql(
         "UPDATE tasks SET description = repeat(%s, 5000) WHERE user_id = %s AND right(id::text, 1) <> '3'",
         character,
@@ -127,7 +127,7 @@ def test_lists_in_progress_are_limited_for_each_user(serve: Serve, migrated: URL
 
 @contextmanager
 def locked_table(url: URL) -> Iterator[Callable[[], object]]:
-    """No list can be read until what this yields is called."""
+    """Block all reads of the table until the yielded function is called."""
     connection = Sql(url)
     connection("BEGIN")
     connection("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
@@ -199,7 +199,7 @@ def test_paging_is_stable_under_concurrent_changes(owner: Caller) -> None:
     first = owner.get(f"{TASKS}?limit=3")
     assert [task["id"] for task in first.json()] == created[8:5:-1]
     owner.create()
-    owner.delete(created[6])  # the last of the page that was read
+    owner.delete(created[6])  # the last task of the first page
     owner.delete(created[4])
     rest = walk(owner, first.links["next"]["url"])
     assert list(itertools.chain(*rest)) == [created[5], *created[3::-1]]

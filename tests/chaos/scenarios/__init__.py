@@ -1,4 +1,4 @@
-"""All scenarios by name, in the order in which they run."""
+"""All scenarios by name, in order of execution."""
 
 from tests.chaos.runner import Scenario
 from tests.chaos.scenarios import (

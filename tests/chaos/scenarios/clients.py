@@ -1,4 +1,4 @@
-"""Hostile and broken clients beside the users: the users must not notice most of them."""
+"""Misbehaving clients, which other users must not notice, with few exceptions."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support import SECRET, TASKS
 from tools.tokens import mint
 
 END_SECONDS = 12
-"""The service ends silent and slow connections within 10 s; its timers may be late by a second or two."""
+"""The service closes idle and slow connections after 10 s; allows 2 s for late timers."""
 
 COUNT = 100
 IDLE = 2000
@@ -51,7 +51,7 @@ def slow_bodies(run: Run) -> Iterator[None]:
 
 @contextmanager
 def unread_responses(run: Run) -> Iterator[None]:
-    """Each client asks for more than its buffers take, and reads nothing."""
+    """Each client requests more data than its buffers hold, and reads nothing."""
     reader = run.environment.new_name("deaf")
     connection = Connection(run.load.target, reader, keep_alive=True)
     for _ in range(100):

@@ -16,7 +16,7 @@ HANG_SECONDS = DEADLINE + 2
 
 @contextmanager
 def crashed(run: Run) -> Iterator[None]:
-    """The postmaster and all backends killed at once, and started again after a second."""
+    """SIGKILL to the postmaster and all backends; restart after a second."""
     run.postgres.kill()
     run.sleep(1)
     run.postgres.start()
@@ -26,7 +26,7 @@ def crashed(run: Run) -> Iterator[None]:
 
 @contextmanager
 def backend_crashed(run: Run) -> Iterator[None]:
-    """One backend killed: PostgreSQL ends all sessions and recovers by itself."""
+    """SIGKILL to one backend: PostgreSQL terminates all sessions and recovers."""
     for _ in range(2):
         signal_all(run.postgres.backends()[:1], signal.SIGKILL)
         run.postgres.wait_until_up()
@@ -51,7 +51,7 @@ def hung(run: Run) -> Iterator[None]:
 
 @contextmanager
 def service_backends_hung(run: Run) -> Iterator[None]:
-    """All sessions of the service, wherever they are in their work; new ones can be opened."""
+    """SIGSTOP to all backends of the service; new connections can be opened."""
     frozen = run.postgres.backends()
     signal_all(frozen, signal.SIGSTOP)
     run.sleep(HANG_SECONDS)
@@ -90,7 +90,7 @@ def rows_locked(run: Run) -> Iterator[None]:
 
 @contextmanager
 def read_only(run: Run) -> Iterator[None]:
-    """What the old primary is after a failover."""
+    """The state of the old primary after a failover."""
     with run.sql() as sql:
         _set_read_only(run, sql, "on")
         run.sleep(4)

@@ -1,4 +1,4 @@
-"""A primary that is replaced by a promoted standby, and a disk that is full."""
+"""Failover to a promoted standby, and a full disk."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ SMALL_WAL = ("--wal-segsize=1", "--set=min_wal_size=2MB", "--set=max_wal_size=8M
 
 
 class Replicated(Route):
-    """The service reaches the primary through a proxy, which a failover points at the standby."""
+    """The service connects through a proxy, which a failover redirects to the standby."""
 
     standby: Postgres
 
@@ -45,7 +45,7 @@ def replicated(*, synchronous: bool) -> MakeRoute:
 
 
 def _wait_for_standby(primary: Postgres, state: str) -> None:
-    """Until the standby streams, as a synchronous one if it should be one."""
+    """Wait until the standby streams in the given sync state."""
     with closing(Sql(primary.url)) as sql:
         if state == "sync":
             sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
@@ -62,7 +62,7 @@ def promoted(run: Run) -> Iterator[None]:
 
 @contextmanager
 def promoted_while_lagging(run: Run) -> Iterator[None]:
-    """The standby hears nothing for half a second before the primary is lost, so that there is a loss."""
+    """Replication stops half a second before the primary is lost, so that writes are lost."""
     assert isinstance(run.route, Replicated)
     with closing(Sql(run.route.standby.url)) as sql:
         [[receiver]] = sql("SELECT pid FROM pg_stat_wal_receiver")
@@ -87,7 +87,7 @@ def _promote(run: Run) -> None:
 
 @contextmanager
 def standby_frozen(run: Run) -> Iterator[None]:
-    """With synchronous replication every write waits for the standby."""
+    """Every write waits for the synchronous standby."""
     assert isinstance(run.route, Replicated)
     run.route.standby.freeze()
     run.sleep(7)
@@ -108,7 +108,7 @@ def cannot_mount() -> str | None:
 
 @contextmanager
 def on_small_disk(environment: Environment) -> Iterator[Route]:
-    """The whole cluster, its WAL included, on a file system of its own."""
+    """The whole cluster, including WAL, on a small tmpfs."""
     with ExitStack() as stack:
         home = environment.folder("disk")
         home.mkdir()
@@ -120,7 +120,7 @@ def on_small_disk(environment: Environment) -> Iterator[Route]:
 
 @contextmanager
 def disk_full(run: Run) -> Iterator[None]:
-    """PostgreSQL may end for good when it cannot write its WAL; a supervisor would start it again."""
+    """PostgreSQL may shut down when it cannot write WAL; restart it then, as a supervisor would."""
     filler = run.postgres.home / "ballast"
     _fill(filler)
     run.sleep(5)

@@ -1,4 +1,4 @@
-"""Requests that wait for a lock, so that the connections of the service are in use at a known place."""
+"""Lock contention: occupies every database connection of the service with a waiting statement."""
 
 import threading
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ WAITING_FOR_LOCK = "wait_event_type = 'Lock'"
 
 @contextmanager
 def all_connections_waiting(run: Run) -> Iterator[Sql]:
-    """Every connection of the service waits for the yielded session's lock on one row.
+    """Every connection of the service waits for a row lock of the yielded session.
 
-    Several times as many requests as slots: which worker gets one is left to chance.
+    Sends four requests per connection, because their distribution over workers is random.
     """
     name = run.environment.new_name("bait")
     task = (

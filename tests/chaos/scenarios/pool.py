@@ -1,4 +1,4 @@
-"""Faults of the connections between: the service's pool and PgBouncer."""
+"""Faults of connection pools: the service's own and PgBouncer."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.chaos.servers import Pooler
 
 @contextmanager
 def exhausted(run: Run) -> Iterator[None]:
-    """Every connection waits for a lock, and requests for a connection."""
+    """Every connection waits for a lock, so requests wait for a connection."""
     with all_connections_waiting(run):
         run.sleep(4)
     run.expect(run.count(503) > 0, "no request was refused")
@@ -23,7 +23,7 @@ def exhausted(run: Run) -> Iterator[None]:
 
 @contextmanager
 def backends_in_use_hung(run: Run) -> Iterator[None]:
-    """Every connection that is in use hangs, and still does while the service has to recover."""
+    """Every connection in use hangs, and stays hung while the service has to recover."""
     with all_connections_waiting(run):
         frozen = run.postgres.backends(WAITING_FOR_LOCK)
         signal_all(frozen, signal.SIGSTOP)

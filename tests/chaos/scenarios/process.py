@@ -1,4 +1,4 @@
-"""Faults of the service's own processes: killed workers, and stops."""
+"""Killed workers and graceful shutdown."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ from tests.chaos.runner import Run, Scenario
 
 STOP_SECONDS = 12.0
 STILL_LISTENING = 0.5
-"""Seconds after SIGTERM in which every request is answered: half of what gunicorn.conf.py gives."""
+"""Seconds after SIGTERM in which every request must get a response: half of gunicorn.conf.py's delay."""
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def stop_without_new_requests(run: Run) -> Iterator[None]:
 
 
 def _stop(run: Run) -> float:
-    """As a platform does it: every process gets the signal."""
+    """Stop as a platform does: SIGTERM to every process."""
     stopped_at = time.monotonic()
     signal_all(run.web.children, signal.SIGTERM)
     status = run.web.stop(signal.SIGTERM, STOP_SECONDS)

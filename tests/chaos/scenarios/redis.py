@@ -1,4 +1,4 @@
-"""Faults of Redis: the limits are then counted in the process, and no request fails."""
+"""Redis outages: limits fall back to in-process counters, and no request fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

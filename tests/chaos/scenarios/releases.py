@@ -1,4 +1,4 @@
-"""Two releases in a row, each with a migration, while users go on."""
+"""Two consecutive releases under load, each with a migration."""
 
 import shutil
 import signal
@@ -30,7 +30,7 @@ def upgrade() -> None:
 
 
 def next_code(code: Path, folder: Path, revision: int) -> Path:
-    """A copy of the code with one migration more."""
+    """A copy of the code with one more migration."""
     shutil.copytree(code, folder, ignore=lambda _, names: NOT_CLONED & set(names))
     text = MIGRATION.format(revision=f"{revision:04}", before=f"{revision - 1:04}")
     (folder / "migrations/versions" / f"{revision:04}_next.py").write_text(text)
@@ -39,7 +39,7 @@ def next_code(code: Path, folder: Path, revision: int) -> Path:
 
 @contextmanager
 def two_releases(run: Run) -> Iterator[None]:
-    """Migrate, start the new version, have the router send there, stop the old one."""
+    """Migrate, start the new version, switch the router to it, stop the old version."""
     code, web = ROOT, run.web
     newest = int(db.SCHEMA_REVISION)
     for number in (1, 2):

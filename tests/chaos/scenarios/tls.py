@@ -1,7 +1,7 @@
-"""TLS to the database, verified in full: what happens when the server's side of it changes.
+"""TLS faults on the database connection, with sslmode=verify-full.
 
-The embedded PostgreSQL is built without TLS, so PgBouncer has the certificate, as
-Neon's pooler has.
+The embedded PostgreSQL is built without TLS, so PgBouncer terminates it, as Neon's
+pooler does.
 """
 
 import datetime
@@ -25,7 +25,7 @@ DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """A certificate authority, and the server certificates that it signs."""
+    """A certificate authority that signs server certificates."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -75,7 +75,7 @@ def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.Certif
 
 
 class Encrypted(Route):
-    """The service reaches PgBouncer through a proxy, so that its connections can be cut."""
+    """The service reaches PgBouncer through a proxy that can close its connections."""
 
     authority: Authority
 
@@ -85,7 +85,7 @@ class Encrypted(Route):
         self.authority.certify(host, home / "server.key", home / "server.crt")
 
     def reload(self) -> None:
-        """Let PgBouncer read its files again; the service has to connect again."""
+        """Reload PgBouncer's configuration and force the service to reconnect."""
         assert self.pooler is not None
         assert self.proxy is not None
         self.pooler.reload()
@@ -103,7 +103,7 @@ class Encrypted(Route):
 
 @contextmanager
 def encrypted(environment: Environment) -> Iterator[Route]:
-    """The service verifies the certificate and its name."""
+    """The service verifies the certificate and its host name."""
     root = environment.folder("root.crt")
     with ExitStack() as stack:
         pooler = Pooler(environment.folder("pgbouncer"), environment.postgres.url)
