@@ -40,7 +40,8 @@ async def check_query_names(request: Request) -> None:
         if given.count(name) > 1
     ]
     if items:
-        await get_current_user(request)
+        if get_current_user not in request.app.dependency_overrides:
+            await get_current_user(request)
         raise ProblemError(INVALID_REQUEST, "The query is not valid; see errors.", errors=items)
 
 
