@@ -4,7 +4,7 @@ from itertools import accumulate
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import TypeAdapter
 
 from auth.bearer import CurrentUser
@@ -15,21 +15,21 @@ from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services import tasks
 from services.tasks import PAGE_BYTES
 from web import openapi
-from web.caching import PrivateRoute
 from web.json_bodies import JSON, MERGE_PATCH, json_body
 from web.pagination import decode_cursor, encode_cursor, next_link
-from web.parameters import TaskId, TaskQuery, check_query_names
+from web.parameters import TaskId, TaskQuery, query_parameters
+from web.routing import UserDataRoute
 
 router = APIRouter(
     prefix="/api/tasks",
     tags=["tasks"],
-    route_class=PrivateRoute,
-    dependencies=[Depends(check_query_names)],
+    route_class=UserDataRoute,
     responses=openapi.problems_of(*openapi.COMMON_PROBLEMS),
     generate_unique_id_function=openapi.operation_id,
 )
 
 TasksDatabase = Annotated[Database, Depends(get_database)]
+ListQuery = Annotated[TaskQuery, Depends(query_parameters(TaskQuery))]
 NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
@@ -46,11 +46,12 @@ _TASK = openapi.success("The task.")
         200: openapi.success("A page of tasks.", openapi.headers("Link", required=False)),
         **openapi.problems_of(INVALID_CURSOR, UNKNOWN_CURSOR),
     },
+    openapi_extra=openapi.parameters(TaskQuery),
 )
 async def list_tasks(
     request: Request,
     user_id: CurrentUser,
-    query: Annotated[TaskQuery, Query()],
+    query: ListQuery,
     database: TasksDatabase,
     limits: Annotated[RateLimits, Depends(get_rate_limits)],
 ) -> Response:

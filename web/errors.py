@@ -22,6 +22,7 @@ from db import NOT_MIGRATED, DatabaseTimeout, NotReady, PoolExhausted
 from observability import logs, request_context
 from problems import ProblemError, ProblemItem
 from services.tasks import TaskNotFound
+from web.parameters import invalid_parameters
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,9 @@ def _handler(to_problem: ToProblem) -> Callable[[Request, Exception], Awaitable[
 
 
 def _invalid_parameters(_: Request, error: RequestValidationError) -> ProblemError:
-    """Of the path or the query: bodies are validated by `json_bodies`, not by FastAPI."""
+    """Of the path: `json_bodies` and `parameters` validate bodies and queries, not FastAPI."""
     items = [ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][1])) for each in error.errors()]
-    return ProblemError(problems.INVALID_REQUEST, "A parameter is not valid; see errors.", errors=items)
+    return invalid_parameters(items)
 
 
 def _http(request: Request, error: HTTPException) -> ProblemError:

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from observability.request_context import RequestInfo, current_request
 from observability.tracing import request_span
 from problems import internal_error, response
-from web.caching import cache_headers
 from web.cors import headers_by_origin
+from web.routing import cache_headers
 
 access = logging.getLogger("access")
 log = logging.getLogger(__name__)

@@ -154,6 +154,23 @@ def success(description: str, extra: Json | None = None) -> Json:
     }
 
 
+def parameters(model: type[BaseModel]) -> Json:
+    """The query that `parameters.query_parameters` reads, which FastAPI does not know of."""
+    fields = model.model_json_schema()["properties"]
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": schema.pop("description"),
+                "schema": schema,
+            }
+            for name, schema in fields.items()
+        ]
+    }
+
+
 def request_body(model: type[BaseModel], *media_types: str) -> Json:
     """The body that `json_bodies.json_body` reads, which FastAPI does not know of."""
     content = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}

@@ -1,17 +1,20 @@
 """Path and query parameters, validated as strictly as bodies."""
 
 import re
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Request
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from auth.bearer import get_current_user
 from problems import INVALID_REQUEST, ProblemError, ProblemItem
 from schemas import TaskFilter
 from web.pagination import CURSOR_PATTERN
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
@@ -22,12 +25,10 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 async def check_query_names(request: Request) -> None:
     """Refuse a query parameter that the operation does not declare, or that is given twice.
 
-    A dependency for a whole router whose operations are in the OpenAPI document. FastAPI
-    solves it before those of the operation, so it authenticates the caller itself before it
-    refuses: a request without a valid token gets 401, whatever its query.
+    The operation has to be in the OpenAPI document. This runs before FastAPI solves the
+    dependencies, so it authenticates the caller itself before it refuses: a request without
+    a valid token gets 401, whatever its query.
     """
-    if not request.scope["query_string"]:
-        return
     declared = _declared(request)
     given = [name for name, _ in request.query_params.multi_items()]
     items = []
@@ -42,13 +43,36 @@ async def check_query_names(request: Request) -> None:
     if items:
         if get_current_user not in request.app.dependency_overrides:
             await get_current_user(request)
-        raise ProblemError(INVALID_REQUEST, "The query is not valid; see errors.", errors=items)
+        raise invalid_parameters(items)
 
 
 def _declared(request: Request) -> list[str]:
     app: FastAPI = request.app
     operation = app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
     return [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+
+
+def query_parameters(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
+    """A dependency that validates the query as `model`; `openapi.parameters` declares it.
+
+    FastAPI's own query models cost some 70 µs for each request.
+    """
+
+    async def read(request: Request) -> ModelT:
+        try:
+            return model.model_validate(dict(request.query_params))
+        except ValidationError as error:
+            items = (
+                ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][0]))
+                for each in error.errors()
+            )
+            raise invalid_parameters(items) from None
+
+    return read
+
+
+def invalid_parameters(items: Iterable[ProblemItem]) -> ProblemError:
+    return ProblemError(INVALID_REQUEST, "A parameter is not valid; see errors.", errors=items)
 
 
 def _whole_number(value: object) -> object:
