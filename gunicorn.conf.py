@@ -1,7 +1,7 @@
-"""gunicorn's settings, the same for `make run` and in production.
+"""gunicorn configuration, used both by `make run` and in production.
 
-Everything that differs from place to place comes from the environment, through
-`settings.py`: a fault there ends the process before a port is bound.
+Deployment-specific values come from the environment through `settings.py`, which ends
+the process with an error message before the port is bound if a value is invalid.
 """
 
 import gc
@@ -27,16 +27,16 @@ workers = _settings.web_concurrency
 worker_class = "web.connections.BoundedWorker"
 logger_class = GunicornLogger
 
-# Not gunicorn_h1c, which gunicorn would pick up where it is installed:
+# Do not use gunicorn_h1c, which gunicorn would select automatically if it is installed:
 # specs/decisions/0013-http-parser.md
 http_parser = "python"
 
 
 def heartbeat_folder(folder: Path) -> str | None:
-    """`folder` when files can be made there, else None for gunicorn's own choice.
+    """`folder` if it is writable, otherwise None, which selects gunicorn's default.
 
-    A worker's heartbeat is a file, and writes to it must not block, so it belongs in
-    memory. A minimal container may have no /dev/shm, or one that is read-only.
+    A worker's heartbeat is a file. Updating it must not block on disk I/O, so it belongs on
+    tmpfs. A minimal container may have no /dev/shm, or a read-only one.
     """
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -47,44 +47,43 @@ def heartbeat_folder(folder: Path) -> str | None:
 
 worker_tmp_dir = heartbeat_folder(Path("/dev/shm"))  # noqa: S108
 
-# Seconds that a connection may wait for a request, and a request's headers may
-# take. Longer would spare routers some new connections, but a stop waits for idle
-# connections: it takes this long at least.
+# Seconds that a connection may stay idle, and that the headers of a request may take to
+# arrive. A longer timeout would save routers some reconnects, but a graceful shutdown
+# waits for idle connections, so it would also take longer.
 keepalive = 10
 
-# Per worker. The remaining descriptors are for files, the database and Redis.
-_SPARE_DESCRIPTORS = 128
-worker_connections = min(1000, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS))
+# Per worker. The reserved file descriptors are for files, the database and Redis.
+_RESERVED_DESCRIPTORS = 128
+worker_connections = min(1000, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS))
 
-# Milliseconds after which the kernel ends a connection whose peer acknowledges
-# nothing, or reads nothing of an answer. It also applies to data that is still in the
-# kernel's send buffer after close().
-_UNREAD_TIMEOUT = 10_000
+# Milliseconds after which the kernel closes a connection whose peer acknowledges no data,
+# or reads no more of a response. Also applies to data that is still in the kernel's send
+# buffer after close().
+_TCP_USER_TIMEOUT = 10_000
 
-# Heroku kills 30 s after SIGTERM: requests in flight get 25.
+# Heroku sends SIGKILL 30 s after SIGTERM, so requests in flight get 25 s.
 graceful_timeout = 25
 
-# Otherwise gunicorn writes a socket under $HOME.
+# By default gunicorn creates a control socket under $HOME.
 control_socket_disable = True
 
-# Defaults for OpenTelemetry's own variables, inherited by the workers. With its 10 s for an
-# export, stopping took 25 s while the collector was away.
+# Defaults for OpenTelemetry's own variables, inherited by the workers. With its default
+# export timeout of 10 s, shutdown took 25 s while the collector was unreachable.
 os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
 os.environ.setdefault("OTEL_SERVICE_NAME", "tasks-api")
 
-# Seconds between SIGTERM and the end of listening. gunicorn alone waits for any
-# time from none to one, and resets connections that it has not accepted by then,
-# with the requests that are already in them; and a router may send more until it
-# knows of the stop.
-_farewell = 1
+# Seconds between SIGTERM and closing the listening socket. By default gunicorn closes it
+# within 0 to 1 s and resets connections in the accept queue, including requests already
+# sent on them. A router may also send requests until it notices the shutdown.
+DRAIN_SECONDS = 1
 
 
 def when_ready(arbiter: Arbiter) -> None:
-    """Accepted connections inherit the option from the listening socket; macOS has none such."""
+    """Set TCP_USER_TIMEOUT, which accepted connections inherit. macOS does not support it."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     for listener in arbiter.LISTENERS:
         if option is not None and listener.sock.family in {socket.AF_INET, socket.AF_INET6}:
-            listener.sock.setsockopt(socket.IPPROTO_TCP, option, _UNREAD_TIMEOUT)
+            listener.sock.setsockopt(socket.IPPROTO_TCP, option, _TCP_USER_TIMEOUT)
 
 
 def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
@@ -93,12 +92,12 @@ def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
 
 
 def post_worker_init(worker: ASGIWorker) -> None:
-    """Heed SIGTERM once the loop runs, and then go on serving for a moment.
+    """Unblock SIGTERM once the event loop runs, and keep serving for DRAIN_SECONDS after it.
 
-    What was imported and set up stays for good: the collector need not go
-    through it again and again, which took a tenth of a get.
+    `gc.freeze()` excludes all objects created so far from garbage collection: scanning
+    them took about 10 % of the time of a get.
     """
     gc.freeze()
     loop = worker.loop
-    loop.add_signal_handler(SIGTERM, loop.call_later, _farewell, worker.handle_exit_signal)
+    loop.add_signal_handler(SIGTERM, loop.call_later, DRAIN_SECONDS, worker.handle_exit_signal)
     loop.call_soon(pthread_sigmask, SIG_UNBLOCK, {SIGTERM})
