@@ -1,10 +1,10 @@
-"""The engine, the pool of connections, and whether the database can be served from.
+"""The database engine, the connection pool and the readiness check.
 
-    PoolExhausted     no connection within the time a request may wait
-    DatabaseTimeout        no answer from the database within the time it may take
-    NotReady          the database is absent, or not fit to serve from
+    PoolExhausted      no connection became free within DB_POOL_TIMEOUT
+    DatabaseTimeout    no answer from the database by the deadline
+    NotReady           the database is unreachable, or must not be used
 
-No SQL about tasks belongs here.
+This module must not contain SQL about tasks.
 """
 
 import asyncio
@@ -34,45 +34,46 @@ READINESS_SECONDS = 1.0
 """How long a readiness result is cached, in seconds."""
 
 NOT_MIGRATED = {"42P01", "42703", "22023"}
-"""SQLSTATEs of a schema that is absent or older: no such table, column, or role."""
+"""SQLSTATEs of a missing or outdated schema: undefined table, undefined column, invalid role."""
 
 INSUFFICIENT_PRIVILEGE = "42501"
-"""A missing grant, or a row-security violation. Only readiness may take it for a schema
-that is not migrated; on a request it is a fault, and perhaps an attack."""
+"""A missing grant or a row-security violation. The readiness check treats it as a schema that is
+not migrated; on a request it is a bug or an attack."""
 
-# row_security_active answers for the role that asks, which is the dropped one.
+# row_security_active() checks the current role, which UserSession has set to the unprivileged one.
 _READINESS = text(
     "SELECT current_user, row_security_active('tasks'), (SELECT version_num FROM alembic_version)"
 )
 
 ABANDON_SECONDS = 1.0
-"""How long a thread may take to come back after its connection was shut down."""
+"""How long a thread may take to return after its connection was shut down, in seconds."""
 
 GRACE_SECONDS = 1.0
-"""How much longer than its server a request waits: a full pooler holds statements back unseen."""
+"""Added to the server-side timeouts for the request's deadline: a full pooler queues statements,
+and statement_timeout does not run while they wait."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class PoolExhausted(Exception):
-    """Every connection stayed busy for as long as a request may wait."""
+    """All connections stayed busy for DB_POOL_TIMEOUT."""
 
 
 class DatabaseTimeout(TimeoutError):
-    """The database did not answer in time; whether it made a change is not known."""
+    """The database did not answer by the deadline; a write may or may not have been committed."""
 
 
 class NotReady(Exception):
-    """The database must not be served from; the message says why, without secrets."""
+    """The database must not be used. The message gives the reason and contains no secrets."""
 
 
 def connect(url: URL, settings: DatabaseSettings) -> Engine:
-    """An engine on `url`, without a pool, in autocommit.
+    """An engine for `url` without a pool, in autocommit mode.
 
-    Only libpq's own options are used: a transaction-mode pooler refuses
-    start-up parameters. Keepalives and the user timeout end a connection whose
-    server vanished without a word after some 20 seconds.
+    Uses client-side libpq options only, because transaction-mode poolers reject start-up
+    parameters. Keepalives and tcp_user_timeout close a connection about 20 s after its
+    server became unreachable.
     """
     engine = create_engine(
         url,
@@ -96,11 +97,11 @@ def connect(url: URL, settings: DatabaseSettings) -> Engine:
 class Database:
     """A LIFO pool of DB_POOL_SIZE connection workers (threads with a connection each).
 
-    A worker that does not answer by its deadline is interrupted: its connection is
-    shut down, which gives the worker back within milliseconds. One that does not come
-    back even so (it hangs in name resolution, or in libpq while a connection is being
-    opened) is abandoned after ABANDON_SECONDS: its place goes to a new worker, and its
-    thread ends when it comes back. At most DB_POOL_SIZE workers are abandoned at a time.
+    A worker that misses its deadline is interrupted: its connection is shut down, which
+    makes the worker available again within milliseconds. A worker that does not return even
+    then (it hangs in name resolution, or in libpq while connecting) is abandoned after
+    ABANDON_SECONDS: a new worker replaces it, and its thread ends once the call returns. At
+    most DB_POOL_SIZE workers are abandoned at a time.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -125,14 +126,14 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `work(session, user_id, …)` in a thread, in the scope of that user.
+        """Call `work(session, user_id, …)` in a worker thread, scoped to that user.
 
-        What `work` writes is committed statement by statement, so it is durable
-        when this returns. Work that has begun is finished even when the caller
-        goes away, and holds its connection until then, or until its deadline.
+        Each statement is committed on its own, so writes are durable when this returns. Work
+        that has started runs to completion or to its deadline even if the caller is
+        cancelled, and keeps its connection until then.
 
-        Raises PoolExhausted when no connection came free in time, DatabaseTimeout when
-        the work took longer than it may, and whatever `work` raises.
+        Raises PoolExhausted if no connection became free in time, DatabaseTimeout if the
+        work missed its deadline, and any exception that `work` raises.
         """
         with DatabaseCall(getattr(work, "__name__", "statement")) as call:
             await self._take_slot()
@@ -147,10 +148,10 @@ class Database:
             return await outcome
 
     async def check_ready(self) -> None:
-        """Raise NotReady unless the database can be served from; see health.ready.
+        """Raise NotReady unless the service can use the database (health.ready).
 
-        All callers share one shielded check, so callers that disconnect cannot leave
-        hanging checks behind.
+        Concurrent callers share one shielded check, so clients that disconnect cannot
+        accumulate hanging checks.
         """
         if self._readiness is None or (
             self._readiness.done() and time.monotonic() >= self._readiness_expires
@@ -161,15 +162,15 @@ class Database:
             raise NotReady(fault)
 
     def is_stuck(self) -> bool:
-        """Whether every connection is held by a thread that will not come back.
+        """Whether every connection slot is held by a thread that does not return.
 
-        Only a restart of the process helps then. Not the same as a database that is
-        away: threads that wait for one come back by their deadline.
+        Only a restart of the process helps. An unreachable database alone does not cause
+        this: threads that wait for it return by their deadline.
         """
         return len(self._stuck) >= self._size
 
     async def close(self) -> None:
-        """Let running work finish, within its deadline, then close the connections."""
+        """Wait for running work, up to its deadline, then close the connections."""
         for worker in self._workers:
             worker.stop()
         ends_at = time.monotonic() + self._deadline + ABANDON_SECONDS
@@ -187,7 +188,7 @@ class Database:
             raise PoolExhausted from None
 
     def _idle_worker(self) -> ConnectionWorker:
-        """For the slot that was taken, which is given back when no thread can be started."""
+        """A worker for the slot taken by the caller; releases the slot if no thread can be started."""
         if self._idle:
             return self._idle.pop()
         try:
@@ -209,7 +210,7 @@ class Database:
         self._slots.release()
 
     def _interrupt(self, worker: ConnectionWorker, outcome: asyncio.Future[T]) -> None:
-        """The deadline: answer the caller, and get the thread back."""
+        """Handle a missed deadline: fail the caller's future and interrupt the worker."""
         log.warning("Database connection closed: no answer within %g s", self._deadline)
         if not outcome.done():
             outcome.set_exception(DatabaseTimeout())
@@ -221,10 +222,10 @@ class Database:
         self._timers[worker] = loop.call_later(ABANDON_SECONDS, self._abandon, worker)
 
     def _abandon(self, worker: ConnectionWorker) -> None:
-        """Replace a thread that did not return, unless DB_POOL_SIZE threads are already abandoned."""
+        """Replace a worker that did not return, unless DB_POOL_SIZE workers are already abandoned."""
         if len(self._abandoned) >= self._size:
             if worker not in self._stuck:
-                log.error("Database thread stuck, and %d abandoned already", self._size)
+                log.error("Database thread stuck: %d threads already abandoned", self._size)
             self._stuck.add(worker)
             self._abandon_later(worker)
             return
@@ -261,7 +262,7 @@ class Database:
 
 
 async def get_database(request: Request) -> Database:
-    """For `Depends`; async, because FastAPI would run a plain function in a thread."""
+    """Dependency. It is async because FastAPI runs sync dependencies in a thread pool."""
     database: Database = request.app.state.database
     return database
 

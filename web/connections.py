@@ -1,10 +1,11 @@
-"""Limits on client connections that gunicorn's asgi worker lacks.
+"""Limits on client connections that gunicorn's ASGI worker lacks.
 
 gunicorn 27.0.1 starts its idle timer only after a first request
-(https://github.com/benoitc/gunicorn/pull/3735) and accepts connections without a
-limit (https://github.com/benoitc/gunicorn/pull/3511). Everything here relies on
-private parts of gunicorn; `MEMBERS` names them, and a worker does not start when
-one of them is gone. No knowledge of tasks, users or the application belongs here.
+(https://github.com/benoitc/gunicorn/pull/3735) and does not limit the number of
+connections (https://github.com/benoitc/gunicorn/pull/3511). This module relies on private
+members of gunicorn, listed in `MEMBERS`, `WORKER_MEMBERS` and `RECEIVER_MEMBERS`; a worker
+refuses to start if one is missing. This module must not know about tasks, users or the
+application.
 """
 
 import logging
@@ -24,26 +25,27 @@ from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 log = logging.getLogger(__name__)
 
 HEADER_BYTES = 32 * 1024
-"""Of a request line and all header fields together."""
+"""Maximum size of the request line and all header fields together."""
 
 _FIELD_OVERHEAD = len(b": \r\n")
 
 BODY_SECONDS = 10
-"""How long a whole body may take to arrive."""
+"""Maximum time for a complete request body to arrive."""
 
 BODY_PIECES = 1_024
-"""Chunks, or reads, of one body: parsing each costs about 3 µs whatever its size."""
+"""Maximum number of chunks or reads per body: parsing each costs about 3 µs regardless of its size."""
 
 UNREAD_SECONDS = 20
-"""How long an answer may wait until its peer has read all but the last 16 KiB of it."""
+"""Maximum time for a client to read all but the last 16 KiB of a response."""
 
 BUFFER_BYTES = 64 * 1024
-"""Held of a body, or of pipelined requests, before the service stops reading."""
+"""Bytes of a body or of pipelined requests that are buffered before reading is paused (backpressure)."""
 
 REFUSED_RETRY_SECONDS = 2
+"""Retry-After of a refused connection."""
 
 WARNING_SECONDS = 10.0
-"""How often the log says at most that connections are refused."""
+"""Minimum interval between two log lines about refused connections."""
 
 MEMBERS = (
     "_arm_keepalive_timer",
@@ -67,10 +69,10 @@ RECEIVER_MEMBERS = ("_body_wait_expired", "_complete", "_wake_waiter")
 
 
 class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
-    """gunicorn's HTTP/1.1 connection with limits on silence, size and pieces.
+    """gunicorn's HTTP/1.1 protocol with timeouts and limits on sizes and chunk counts.
 
-    A connection counts as waiting from accept, or from the end of its last response,
-    until the next request's headers are complete. It may wait for `keepalive` seconds.
+    A connection is waiting from accept, or from the end of its last response, until the
+    next request's headers are complete. It is closed after waiting for `keepalive` seconds.
     """
 
     worker: "BoundedWorker"
@@ -95,7 +97,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The kernel takes no more, because the peer reads nothing or slowly."""
+        """Called when the write buffer is full because the client reads slowly or not at all."""
         super().pause_writing()
         self.worker.stalled[self] = None
         self._unread_timer = self.worker.loop.call_later(UNREAD_SECONDS, self.abort)
@@ -111,30 +113,30 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
             self._unread_timer = None
 
     def abort(self) -> None:
-        """End a connection without waiting for what is still to be sent."""
+        """Close the connection and discard unsent data."""
         self._stop_stalling()
         self.transport.abort()
 
     def refuse(self) -> None:
-        """Answer 503 to a connection for which there is no room."""
+        """Respond with 503 because all connection slots are in use."""
         self._send_error_response(503, "Too many connections", (("Retry-After", str(REFUSED_RETRY_SECONDS)),))
         self._stop_waiting()
         self._close_transport()
         self._request_ready.set()
 
     def close_waiting(self) -> None:
-        """End a connection on which no request is being served."""
+        """Close a connection that has no request in progress."""
         self._keepalive_timeout()
 
     def has_sent_nothing(self) -> bool:
-        """Whether it is waiting, and not a byte of a request has arrived."""
+        """Whether no byte of a request has arrived since accept."""
         return self.req_count <= 1 and self._header_bytes == 0
 
     def _keepalive_timeout(self) -> None:
-        """Close, without waiting for a peer that has not read the last answer.
+        """Close the connection, and abort it if the client has not read the last response.
 
-        The connection leaves the queue at once: its loss is reported in a later turn of
-        the loop, and no newcomer must be given its place a second time.
+        It is removed from `waiting` immediately: `connection_lost` runs only in a later
+        iteration of the event loop, and the same slot must not be freed twice.
         """
         self._stop_waiting()
         super()._keepalive_timeout()
@@ -142,7 +144,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
             self.transport.abort()
 
     def _resume_reading(self) -> None:
-        """Not while pipelined requests fill the buffer: gunicorn would read on after each answer."""
+        """Stay paused while pipelined requests fill the buffer; gunicorn would resume after each response."""
         if self._http1_buffered() <= BUFFER_BYTES:
             super()._resume_reading()
 
@@ -158,16 +160,16 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         if self._closing:
-            # Parsing what is left could only produce a second answer to the same request.
+            # Parsing the remaining data could only produce a second response to the same request.
             return False
         if self._waiting:
             self._header_bytes += len(data)
         try:
-            going_on: bool = super()._feed_callback_parser(data)
+            keep_reading: bool = super()._feed_callback_parser(data)
         except ValueError:
-            # Such as a Content-Length of more digits than int() takes, which gunicorn lets through.
+            # For example a Content-Length with more digits than int() accepts, which gunicorn does not check.
             return self._refuse_malformed(400, "Malformed request")
-        if not going_on:
+        if not keep_reading:
             return False
         if self._waiting:
             return self._header_bytes <= HEADER_BYTES or self._refuse_malformed(
@@ -184,7 +186,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         return False
 
     def _expire_body(self) -> None:
-        """Make `receive()` return `http.disconnect`; the application can still respond."""
+        """Make the pending `receive()` return `http.disconnect`; the application can still respond."""
         self._body_receiver._body_wait_expired = True
         self._body_receiver._wake_waiter()
 
@@ -211,7 +213,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
         super()._on_body(chunk)
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        """Also when the rest of the body is still to come: it is not read, so nothing can follow it."""
+        """Also close if the body is incomplete: the rest is not read, so no further request can follow."""
         receiver = self._body_receiver
         unread = receiver is not None and not receiver._complete
         self._closing |= unread or super()._will_close(request, response_requires_close)
@@ -219,7 +221,7 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
 
 
 def _check_headers(request: Any) -> None:
-    """What RFC 9112 demands (sections 3.2 and 6.1) and gunicorn lets through."""
+    """Checks that RFC 9112 requires (sections 3.2 and 6.1) and gunicorn does not make."""
     host, size = False, 0
     for name, value in request.headers_bytes:
         size += len(name) + len(value) + _FIELD_OVERHEAD
@@ -234,11 +236,11 @@ def _check_headers(request: Any) -> None:
 
 
 class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
-    """gunicorn's asgi worker, which serves at most `worker_connections` at a time.
+    """gunicorn's ASGI worker, limited to `worker_connections` connections at a time.
 
-    One more takes the place of the one that has waited longest for a request, or else
-    whose peer has not read its answer for longest, so that neither can lock newcomers
-    out; when there is none, it is refused.
+    At the limit, a new connection replaces the one that has waited longest for a request,
+    or otherwise the one whose client has stalled longest in reading its response, so that
+    idle and slow clients cannot exhaust the slots. If there is neither, it is refused.
     """
 
     def init_process(self) -> None:
@@ -246,7 +248,9 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
         missing += [name for name in WORKER_MEMBERS if not hasattr(gasgi.ASGIWorker, name)]
         missing += [name for name in RECEIVER_MEMBERS if not hasattr(BodyReceiver, name)]
         if missing or not hasattr(gasgi, "ASGIProtocol"):
-            raise RuntimeError(f"web/connections.py does not fit this gunicorn: it has no {missing}")
+            raise RuntimeError(
+                f"web/connections.py is incompatible with this gunicorn version: missing {missing}"
+            )
         gasgi.ASGIProtocol = BoundedProtocol
         self.waiting: dict[BoundedProtocol, None] = {}
         self.stalled: dict[BoundedProtocol, None] = {}
@@ -254,9 +258,9 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
         super().init_process()
 
     def make_room(self, newcomer: BoundedProtocol) -> None:
-        longest = next(iter(self.waiting))
-        if longest is not newcomer:
-            longest.close_waiting()
+        longest_waiting = next(iter(self.waiting))
+        if longest_waiting is not newcomer:
+            longest_waiting.close_waiting()
         elif self.stalled:
             next(iter(self.stalled)).abort()
         else:
@@ -266,15 +270,17 @@ class BoundedWorker(gasgi.ASGIWorker):  # type: ignore[misc]
     def _warn(self) -> None:
         if self.loop.time() >= self._warn_again_at:
             self._warn_again_at = self.loop.time() + WARNING_SECONDS
-            log.warning("Connections refused: all %d are being served", self.cfg.worker_connections)
+            log.warning(
+                "Connections refused: all %d connection slots are in use", self.cfg.worker_connections
+            )
 
     def _setup_event_loop(self) -> None:
-        """gunicorn does not pass its backlog on, and the loop would listen again with 100."""
+        """Pass gunicorn's `backlog` to the event loop, which would call listen() again with 100."""
         super()._setup_event_loop()
         self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
 
     async def _shutdown(self) -> None:
-        """Close connections that never sent a byte: gunicorn would wait for them."""
+        """Close connections that never sent a byte: gunicorn would wait until their timeout."""
         for protocol in [*self.waiting]:
             if protocol.has_sent_nothing():
                 protocol.close_waiting()
