@@ -1,8 +1,8 @@
-"""Every environment variable of the service, validated once at start.
+"""Settings from environment variables, validated once at start-up.
 
-Nothing else reads the environment, and this module imports nothing of ours.
-Secrets are `SecretStr` and URLs with passwords are `sqlalchemy.URL`, so that
-neither shows itself when a settings object is printed.
+No other module of the service reads the environment, and this module imports no other
+module of the service. Secrets are `SecretStr` and URLs with passwords are
+`sqlalchemy.URL`, so that printing a settings object does not reveal them.
 """
 
 import ipaddress
@@ -28,27 +28,26 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-# As browsers send it: in lower case, with a host, and without a path.
+# The format of the Origin header that browsers send: lower case, with a host, without a path.
 _ORIGIN = re.compile(r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9A-Fa-f:.]+")
 
 MINIMUM_SECRET_BYTES = 32
-"""HS256 keys shorter than the hash's output are refused (RFC 7518, 3.2)."""
-
+"""HS256 keys must be at least as long as the hash output (RFC 7518, section 3.2)."""
 
 BETTER_AUTH_DEFAULT_SECRET = "better-auth-secret-12345678901234567890"  # noqa: S105
-"""What Better Auth signs with when no secret is set; it is in its public source."""
+"""The default secret in Better Auth's public source code, used if no secret is configured."""
 
 
 def fault(message: str) -> PydanticCustomError:
-    """A validation error that says `message` and nothing of the value."""
+    """A validation error with `message` that does not contain the invalid value."""
     return PydanticCustomError("setting", "{message}", {"message": message})
 
 
 def _split_url(value: str) -> SplitResult:
     try:
         parts = urlsplit(value)
-        _ = parts.port  # Parsed only when it is asked for.
+        _ = parts.port  # The port is validated only on access.
     except ValueError:
         raise fault("is not a URL") from None
     return parts
@@ -64,10 +63,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _database_url(value: object) -> URL:
-    """Read a Neon, Heroku or libpq style URL as one for psycopg2.
+    """Convert a Neon, Heroku or libpq style URL to one for psycopg2.
 
-    TLS is demanded unless every host of the URL is this machine, or the URL carries
-    an `sslmode` of its own. libpq ignores it for sockets.
+    Requires TLS unless every host in the URL is local or the URL sets `sslmode`. libpq
+    ignores `sslmode` for Unix sockets.
     """
     if isinstance(value, URL):
         return value
@@ -78,20 +77,20 @@ def _database_url(value: object) -> URL:
     if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg2"}:
         raise fault("must begin with postgres:// or postgresql://")
     if not url.database:
-        raise fault("names no database")
+        raise fault("has no database name")
     if "options" in url.query:
-        raise fault("must not carry options: a transaction-mode pooler refuses them")
+        raise fault("must not contain options: transaction-mode poolers reject them")
     if "service" in url.query:
-        raise fault("must not name a service: its file could lead to another host")
+        raise fault("must not contain service: the service file could point to another host")
     if "sslmode" not in url.query and not all(map(_is_on_this_machine, _hosts(url))):
         url = url.update_query_dict({"sslmode": "require"})
     return url.set(drivername="postgresql+psycopg2")
 
 
 def _hosts(url: URL) -> list[str]:
-    """Every host that libpq may connect to: it goes by the query before the authority.
+    """All hosts that libpq may connect to. Query parameters take precedence over the authority.
 
-    Without one it takes PGHOST or PGSERVICE, which may name any machine.
+    Without a host libpq uses PGHOST or PGSERVICE, which may name any host.
     """
     given = url.query.get("hostaddr") or url.query.get("host") or url.host or ""
     names = given if isinstance(given, tuple) else (given,)
@@ -107,31 +106,31 @@ def _http_url(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise fault("is not an http or https URL")
     if parts.username or parts.query or parts.fragment:
-        raise fault("must not carry credentials, a query or a fragment")
+        raise fault("must not contain credentials, a query string or a fragment")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise fault("must be https: whoever can change these keys can sign tokens")
+        raise fault("must use https: an attacker who can replace these keys can sign tokens")
     return value.rstrip("/")
 
 
 def _origin(value: str) -> str:
     if not _ORIGIN.fullmatch(value):
-        raise fault("must be origins like https://app.example.com, without a path, and never *")
+        raise fault("must be a list of origins such as https://app.example.com, without paths or *")
     return value
 
 
 def _secret(value: SecretStr) -> SecretStr:
     secret = value.get_secret_value()
     if secret != secret.strip():
-        raise fault("has white space at its ends, which Better Auth would make part of the key")
+        raise fault("has leading or trailing white space, which Better Auth would include in the key")
     if secret == BETTER_AUTH_DEFAULT_SECRET:
-        raise fault("is the default that Better Auth publishes, with which anybody can sign tokens")
+        raise fault("is Better Auth's public default, with which anyone can sign tokens")
     if len(secret.encode()) < MINIMUM_SECRET_BYTES:
-        raise fault(f"must be at least {MINIMUM_SECRET_BYTES} bytes (each part, when it has commas)")
+        raise fault(f"must be at least {MINIMUM_SECRET_BYTES} bytes (each of them, if separated by commas)")
     return value
 
 
 def _split(value: object) -> object:
-    """A comma-separated list; a trailing newline stays, to be refused by name."""
+    """Split at commas. White space is kept, so that `_secret` rejects it."""
     return value.split(",") if isinstance(value, str) else value
 
 
@@ -145,15 +144,15 @@ def _rate(value: object) -> limits.RateLimitItem:
     try:
         [rate] = limits.parse_many(str(value))
     except ValueError:
-        raise fault("is not one rate like 600/minute") from None
+        raise fault("is not a single rate such as 600/minute") from None
     if rate.amount < 1:
-        raise fault("must allow one request at least")
+        raise fault("must allow at least one request")
     return rate
 
 
 def _host(value: str) -> str:
     if not _HOST.fullmatch(value):
-        raise fault("is not an address or a name")
+        raise fault("is not an IP address or a host name")
     return value
 
 
@@ -173,7 +172,7 @@ StorageURL = Annotated[SecretStr, AfterValidator(_storage_url)]
 
 
 class DatabaseSettings(BaseSettings):
-    """What migrations need; also the base of all settings."""
+    """Settings that migrations need; base class of `Settings`."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -191,17 +190,17 @@ class DatabaseSettings(BaseSettings):
 
     @classmethod
     def load(cls, **given: str) -> Self:
-        """Read what is given, the environment and `.env`; end the process naming every fault."""
+        """Load from arguments, environment and `.env`, in order of precedence; exits listing all errors."""
         try:
             return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
-            sys.exit("\n".join(["The settings are wrong:", *dict.fromkeys(_explain(error))]))
+            sys.exit("\n".join(["Invalid settings:", *dict.fromkeys(_explain(error))]))
         except (OSError, UnicodeDecodeError) as error:
             sys.exit(f"The file .env cannot be read: {type(error).__name__}")
 
     @property
     def direct_url(self) -> URL:
-        """The endpoint without a pooler: migrations hold locks for a whole session."""
+        """The endpoint without the pooler: migrations hold locks for the whole session."""
         if self.database_url_unpooled is not None:
             return self.database_url_unpooled
         url = self.database_url
@@ -212,7 +211,7 @@ class DatabaseSettings(BaseSettings):
 
 
 class Settings(DatabaseSettings):
-    """What the web process needs."""
+    """Settings of the web process."""
 
     db_pool_size: Annotated[int, Field(ge=1, le=100)] = 5
     db_pool_timeout: Annotated[float, Field(gt=0, le=60)] = 5
@@ -239,7 +238,7 @@ class Settings(DatabaseSettings):
 
     @property
     def keys_url(self) -> str | None:
-        """Where the public keys are, or None when tokens are signed with a secret."""
+        """The JWKS URL, or None if tokens are signed with a shared secret."""
         if self.jwks_url is None and self.better_auth_url is not None:
             return f"{self.better_auth_url}/api/auth/jwks"
         return self.jwks_url
@@ -255,7 +254,7 @@ class Settings(DatabaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _name_all_faults(cls, data: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Add the faults between settings to those within them, so that both show at once."""
+        """Report errors of single settings together with those of combinations of settings."""
         between = list(cls._faults_between(data))
         try:
             settings = handler(data)
@@ -282,11 +281,11 @@ class Settings(DatabaseSettings):
         if not given:
             yield about("better_auth_secret", "is missing (or set BETTER_AUTH_URL or JWKS_URL)")
         if "better_auth_secret" in given and len(given) > 1:
-            yield about("better_auth_secret", "excludes BETTER_AUTH_URL and JWKS_URL: set the one that signs")
+            yield about("better_auth_secret", "cannot be combined with BETTER_AUTH_URL or JWKS_URL")
         if given == {"jwks_url"}:
             for name in ("jwt_issuer", "jwt_audience"):
                 if not data.get(name):
-                    yield about(name, "is needed with JWKS_URL (or set BETTER_AUTH_URL)")
+                    yield about(name, "is required with JWKS_URL (or set BETTER_AUTH_URL)")
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

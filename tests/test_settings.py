@@ -22,7 +22,7 @@ def faults(**changes: str) -> list[str]:
     with environment_variables(**{**GOOD, **changes}), pytest.raises(SystemExit) as ended:
         Settings.load()
     first, *rest = str(ended.value).splitlines()
-    assert first == "The settings are wrong:"
+    assert first == "Invalid settings:"
     for secret in ("hunter2", SECRET, changes.get("BETTER_AUTH_SECRET") or SECRET):
         assert secret not in str(ended.value)
     return [line.strip() for line in rest]
@@ -102,7 +102,7 @@ def test_exactly_one_key_source_is_required() -> None:
     ]
     for name in ("BETTER_AUTH_URL", "JWKS_URL"):
         [line] = faults(**{name: ORIGIN})
-        assert line.startswith("BETTER_AUTH_SECRET: excludes")
+        assert line.startswith("BETTER_AUTH_SECRET: cannot be combined with ")
 
 
 @pytest.mark.spec("process.settings")

@@ -1,1 +1,1 @@
-"""What a developer runs on their machine. Nothing of it is needed in production."""
+"""Development tools. None of them is needed in production."""

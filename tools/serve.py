@@ -1,7 +1,7 @@
-"""`make run`: everything up on this machine with one command.
+"""`make run`: start the service locally with one command.
 
-An embedded PostgreSQL unless DATABASE_URL is set, the migrations, and gunicorn
-with the same `gunicorn.conf.py` as in production. Ends them again.
+Starts an embedded PostgreSQL unless DATABASE_URL is set, runs the migrations, and runs
+gunicorn with the same `gunicorn.conf.py` as in production. Stops them all at the end.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ ENV_FILE = Path(".env")
 DATA = Path(".data/postgres")
 START_SECONDS = 60
 
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Past any proxy that the environment names: the service is on this machine."""
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Ignores HTTP_PROXY and similar variables: the service is local."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -42,7 +42,7 @@ def main() -> int:
         _check_settings(environment)
         _check_port(environment["HOST"], int(environment["PORT"]))
         with _database(environment), service(environment) as server:
-            _greet(environment)
+            _print_instructions(environment)
             return server.wait()
     except postgres.Failure as failure:
         sys.exit(str(failure))
@@ -51,16 +51,17 @@ def main() -> int:
 
 
 def end_on_signals() -> None:
-    """Have whatever asks this process to end raise KeyboardInterrupt, so that what it started ends too.
+    """Raise KeyboardInterrupt on SIGTERM, SIGINT and SIGHUP, so that child processes are stopped too.
 
-    SIGINT as well: a shell has background jobs ignore it, and Python respects that.
+    SIGINT is included because a shell starts background jobs with SIGINT ignored, in which
+    case Python does not install its own handler.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _interrupt)
 
 
 def _given() -> dict[str, str]:
-    """The environment over `.env`, as the settings see them."""
+    """The variables of `.env`, overridden by the environment, as in `Settings`."""
     from_file = {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
     return from_file | {name: value for name, value in os.environ.items() if value}
 
@@ -74,7 +75,7 @@ def _given_with_key_source() -> dict[str, str]:
 
 
 def _ensure_key_source() -> None:
-    """Without any key source, make a secret and keep it, so that tokens outlive a restart."""
+    """If no key source is set, generate a secret and save it in `.env`, so that tokens survive a restart."""
     if any(_given().get(name.upper()) for name in Settings.KEY_SOURCES):
         return
     before = ENV_FILE.read_text() if ENV_FILE.exists() else ""
@@ -83,18 +84,18 @@ def _ensure_key_source() -> None:
     separator = "" if not before or before.endswith("\n") else "\n"
     with os.fdopen(os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
         file.write(f"{separator}BETTER_AUTH_SECRET={secrets.token_hex(32)}\n")
-    print("Made a random BETTER_AUTH_SECRET in .env")
+    print("Generated a random BETTER_AUTH_SECRET in .env")
 
 
 def _check_settings(environment: dict[str, str]) -> None:
-    """End with all faults named, before anything is started; the database may come later."""
+    """Exit with a list of all invalid settings before anything is started. DATABASE_URL may be unset."""
     given = {} if "DATABASE_URL" in environment else {"database_url": "postgresql://localhost/embedded"}
     Settings.load(**given)
 
 
 def _check_port(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As gunicorn does it, so that connections still closing do not count.
+        # Like gunicorn, so that connections in TIME_WAIT do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -119,7 +120,7 @@ def _database(environment: dict[str, str]) -> Iterator[None]:
 def service(
     environment: dict[str, str], log: Path | None = None, app: str = "main:app"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Migrate, then run gunicorn as the Procfile does; yields it when it is ready."""
+    """Run the migrations, then gunicorn as in the Procfile; yields its process once it is ready."""
     with contextlib.ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("w"))
         migration = [sys.executable, "-m", "alembic", "upgrade", "head"]
@@ -127,8 +128,8 @@ def service(
         if migrated.returncode:
             sys.exit(migrated.returncode)
         gunicorn = [sys.executable, "-m", "gunicorn", app]
-        # In a session of its own, an interrupt at the terminal reaches it through us
-        # alone, as the signal on which it finishes what it does.
+        # In its own session, gunicorn does not receive Ctrl-C from the terminal: this process sends it
+        # SIGTERM instead, for a graceful shutdown.
         server = subprocess.Popen(
             gunicorn,
             env=environment,
@@ -145,11 +146,11 @@ def _wait_until_ready(server: subprocess.Popen[bytes], environment: dict[str, st
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            with _direct.open(f"{base_url(environment)}/health/ready", timeout=5):
+            with _opener.open(f"{base_url(environment)}/health/ready", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise postgres.Failure("The service did not become ready; the lines above say why")
+    raise postgres.Failure("The service did not become ready; see the output above")
 
 
 def base_url(environment: dict[str, str]) -> str:
@@ -157,12 +158,14 @@ def base_url(environment: dict[str, str]) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{environment['PORT']}"
 
 
-def _greet(environment: dict[str, str]) -> None:
+def _print_instructions(environment: dict[str, str]) -> None:
     base = base_url(environment)
     print(f"\nTasks API:  {base}\nDocs:       {base}/docs\n")
     if environment.get("BETTER_AUTH_SECRET"):
         token = tokens.mint_from_environment("some-user")
-        print("Create a task (the token is good for an hour; `make token SUB=some-user` makes another):\n")
+        print(
+            "Create a task (the token is valid for one hour; get another with `make token SUB=some-user`):\n"
+        )
         print(
             f"curl -i {base}/api/tasks -H {shlex.quote(f'Authorization: Bearer {token}')}"
             " -H 'Content-Type: application/json' -d '{\"title\": \"Water the plants\"}'\n",
@@ -171,13 +174,13 @@ def _greet(environment: dict[str, str]) -> None:
 
 
 def end_with_parent() -> None:
-    """In a child on Linux: end with the parent, even when nobody is left to do it."""
+    """For a child process on Linux: receive SIGTERM when the parent dies, even if it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Let gunicorn finish what it does; a second interrupt ends it at once."""
+    """Stop gunicorn gracefully; a second interrupt kills it."""
     if server.poll() is not None:
         return
     server.terminate()

@@ -49,7 +49,7 @@ def test_invalid_settings_end_the_process(database_url: URL, tmp_path: Path) -> 
         )
         assert ended.returncode == 1
         assert ended.stdout == ""
-        assert ended.stderr.startswith("The settings are wrong:\n")
+        assert ended.stderr.startswith("Invalid settings:\n")
         assert "Traceback" not in ended.stderr
         for value in ("tooshort", "lots", "hunter2", str(database_url.password)):
             assert value not in ended.stderr

@@ -122,7 +122,7 @@ def test_all_invalid_settings_are_reported_before_anything_starts(clone: Path) -
     ended = run(clone, "tools.serve", **wrong)
     assert (ended.returncode, ended.stdout) == (1, "")
     first, *faults = ended.stderr.splitlines()
-    assert first == "The settings are wrong:"
+    assert first == "Invalid settings:"
     assert {line.split(":")[0].strip() for line in faults} == wrong.keys()
     assert not (clone / ".data").exists()
 
@@ -167,7 +167,7 @@ def test_an_old_python_is_reported_in_one_line(clone: Path) -> None:
         check=False,
     )
     assert ended.returncode != 0
-    assert "Python 3.11 or newer is needed, not: Python 3.9.1" in ended.stdout
+    assert "Python 3.11 or newer is required, found: Python 3.9.1" in ended.stdout
     assert not (clone / ".venv").exists()
 
 
@@ -197,8 +197,8 @@ def test_a_subject_may_have_quotes(clone: Path) -> None:
 @pytest.mark.spec("process.token")
 def test_printing_a_token_requires_a_secret(clone: Path) -> None:
     line = failure_message(clone, "tools.tokens", "somebody", BETTER_AUTH_URL="https://app.example.com")
-    assert line.startswith("Tokens can be made only with BETTER_AUTH_SECRET")
-    assert failure_message(clone, "tools.tokens").startswith("Say for whom")
+    assert line.startswith("Tokens can be signed only with BETTER_AUTH_SECRET")
+    assert failure_message(clone, "tools.tokens").startswith("Subject missing.")
 
 
 def test_make_lists_its_targets() -> None:
