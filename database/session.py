@@ -1,9 +1,9 @@
-"""A session in the scope of one user, whose statement and scope travel in one message.
+"""A session scoped to one user, which sends the scope and the statement in one message.
 
-psycopg2 speaks the simple query protocol, so the scope (role, user, deadline) and the
-one statement of the work are one message, which PostgreSQL runs as one transaction and
-PgBouncer hands to one server connection: one round trip per request. Connections are in
-autocommit, so no BEGIN precedes and no COMMIT follows. No SQL about tasks belongs here.
+psycopg2 uses the simple query protocol, so the scope (role, user, statement timeout) and
+the statement fit into one message. PostgreSQL runs it as one transaction and PgBouncer
+sends it to one server connection: one round trip per request. Connections are in
+autocommit mode, so there is no BEGIN or COMMIT. This module must not contain SQL about tasks.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 ROLE = "tasks_api"
-"""Under which every request runs: it owns nothing and cannot bypass row security."""
+"""The role of every request: it owns no objects and cannot bypass row security."""
 
 READ_ONLY = "25006"
-"""SQLSTATE of a write on a server that only serves reads, such as a former primary."""
+"""SQLSTATE of a write on a read-only server, such as a former primary after a failover."""
 
 _DIALECT = make_url("postgresql+psycopg2://").get_dialect()()
 
-# TimeZone, because psycopg2 cannot read year 9999 in a zone where it is 10000.
+# TimeZone is UTC because psycopg2 cannot parse a timestamp in 9999 that is in 10000 in local time.
 _SCOPE = (
     f"SELECT set_config('role', '{ROLE}', true),"
     " set_config('app.user_id', %(scope_user_id)s, true),"
@@ -35,7 +35,7 @@ _SCOPE = (
 
 
 def sqlstate(error: DBAPIError) -> str | None:
-    """PostgreSQL's code for the error, or None when the server did not send one."""
+    """The SQLSTATE of the error, or None if the error does not come from the server."""
     code = getattr(error.orig, "pgcode", None)
     return code if isinstance(code, str) else None
 
@@ -48,16 +48,16 @@ def driver_connection(connection: Connection) -> psycopg2.extensions.connection:
 
 @lru_cache(maxsize=1024)
 def _compiled(statement: Executable) -> str:
-    """The SQL that psycopg2 takes, with `%(name)s` for each parameter."""
+    """The statement as SQL for psycopg2, with `%(name)s` placeholders."""
     return str(statement.compile(dialect=_DIALECT))  # type: ignore[attr-defined]
 
 
 class UserSession(Session):
-    """A session whose every statement travels behind the scope of its user, in the same message.
+    """A session that prefixes every statement with the scope of its user, in the same message.
 
-    A statement is executed once at a time: `executemany`, and so a flush that
-    changes several rows alike, is refused with a TypeError.
-    Between requests `user_id` is empty, so row security matches no rows.
+    `executemany` is not supported and raises a TypeError; neither is a flush that changes
+    several rows with the same statement. Between requests `user_id` is empty, so row
+    security matches no rows.
     """
 
     def __init__(self, connection: Connection, statement_timeout: float) -> None:
@@ -69,10 +69,10 @@ class UserSession(Session):
         event.listen(connection, "before_cursor_execute", self._before_execute, retval=True)
 
     def rows(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """All rows of one statement; raises DBAPIError, as `execute` does.
+        """All rows of one statement. Raises DBAPIError, like `execute`.
 
-        A statement is compiled once for the process: build it at import time, or once for
-        each of a few forms, and pass what differs from request to request as parameters.
+        The compiled SQL is cached by statement object: build statements at import time, or
+        once per variant, and pass the values of a request as parameters.
         Bypasses SQLAlchemy's result layer, which holds the GIL longer than psycopg2
         itself: about 20 % more GETs per second.
         """
@@ -84,7 +84,7 @@ class UserSession(Session):
             raise self._wrapped(error) from error
 
     def reset(self) -> None:
-        """Drop all state of one user's work before the next user's; `rows` alone leaves none."""
+        """Drop all state before the next user's request; `rows` alone leaves none."""
         self.user_id = ""
         if self.in_transaction() or self.identity_map:
             self.close()

@@ -1,8 +1,8 @@
-"""A worker thread with its own database connection, on which the work of requests runs.
+"""A worker thread with its own database connection.
 
-Each worker keeps its connection and session, finds out when the server has closed the
-connection, and can be interrupted from another thread. What a message contains is the
-business of `session.py`; the pool of workers is in `db.py`.
+A worker keeps its connection and session between requests, detects that the server has
+closed the connection, and can be interrupted from another thread. Message contents belong
+in `session.py`; the pool of workers is in `db.py`.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class ConnectionWorker:
-    """A thread, a connection and a session of its own, for one piece of work after the other.
+    """A thread with its own connection and session that runs one call at a time.
 
-    Keeping the connection saves the checkout and return of a pool (150 µs), and
-    keeping the session 50 more; a queue of its own costs half of what an executor
-    does (20 µs less), and a quarter of anyio's worker threads.
+    Keeping the connection saves the checkout and return of a pool (150 µs), and keeping the
+    session another 50 µs. The queue costs half as much as an executor (20 µs less) and a
+    quarter as much as anyio's worker threads.
     """
 
     def __init__(self, engine: Engine, statement_timeout: float) -> None:
@@ -41,7 +41,7 @@ class ConnectionWorker:
         self._connection: Connection | None = None
         self._lost = False
         self.connected_at: int | None = None
-        """On `perf_counter_ns`, or None while there is no connection."""
+        """`perf_counter_ns()` when the connection was opened, or None without a connection."""
         self._session: UserSession
         self._poll: select.poll
         self._interruption = _Interruption()
@@ -56,10 +56,10 @@ class ConnectionWorker:
         future: asyncio.Future[T],
         done: Callable[["ConnectionWorker"], None],
     ) -> None:
-        """Have `work` done in the scope of the user.
+        """Queue `work` to run in the thread, scoped to the user.
 
-        Then, in the loop of the future, calls `done` with this worker, also when
-        the caller has gone away, and puts the outcome into `future`.
+        Afterwards calls `done(worker)` in the event loop of `future`, even if the caller was
+        cancelled, and then sets the result or exception of `future`.
         """
 
         def call() -> None:
@@ -67,7 +67,7 @@ class ConnectionWorker:
                 settle = partial(future.set_result, self._run(user_id, work))
             except BaseException as error:
                 settle = partial(future.set_exception, error)
-            # A loop that was stopped at once is closed, and nobody waits.
+            # The event loop is already closed if the process is exiting; no caller is waiting then.
             with suppress(RuntimeError):
                 future.get_loop().call_soon_threadsafe(self._finish, future, settle, done)
 
@@ -75,19 +75,19 @@ class ConnectionWorker:
         self._calls.put(call)
 
     def interrupt(self) -> None:
-        """End the connection in use, from another thread, so that the work on it fails at once.
+        """Shut down the connection from another thread, so that the work on it fails immediately.
 
-        A connection that is still being opened is ended as soon as it is open:
-        libpq offers no way to reach its socket before.
+        A connection that is still being opened is shut down once it is open: libpq does not
+        expose its socket earlier.
         """
         self._interruption.interrupt()
 
     def stop(self) -> None:
-        """Let running work finish, then close the connection and end the thread."""
+        """Close the connection and end the thread after the running work."""
         self._calls.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Whether the thread has ended within so many seconds."""
+        """Wait up to `timeout` seconds; returns whether the thread has ended."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -114,14 +114,14 @@ class ConnectionWorker:
         try:
             return work(session)
         except DBAPIError as error:
-            # After a failover the old primary can only be read; a new connection finds the new one.
+            # After a failover the former primary is read-only; a new connection reaches the new primary.
             self._lost = error.connection_invalidated or sqlstate(error) == READ_ONLY
             raise
         finally:
             session.reset()
 
     def _open_session(self) -> UserSession:
-        """On a connection that is alive, as far as can be seen from here."""
+        """The session, reconnecting first if the connection is known to be dead."""
         if self._connection is not None and (self._lost or self._is_closed_by_server()):
             self._drop_connection()
         if self._connection is None:
@@ -142,15 +142,15 @@ class ConnectionWorker:
         self.connected_at = perf_counter_ns()
 
     def adopt(self, driver: psycopg2.extensions.connection) -> None:
-        """Make a connection that was just opened one that `interrupt` ends."""
+        """Register a connection that was just opened, so that `interrupt` can shut it down."""
         self._interruption.watch(driver.fileno())
 
     def _is_closed_by_server(self) -> bool:
-        """Whether the idle connection has something to read.
+        """Whether the idle connection's socket is readable.
 
         No query is pending, so a readable socket means that the server closed the
-        connection, that it was interrupted, or that an answer came too late. This
-        finds a dead connection without the round trip of a ping.
+        connection, that it was interrupted, or that a late answer arrived. This detects a
+        dead connection without the round trip of a ping.
         """
         return bool(self._poll.poll(0))
 
@@ -164,12 +164,12 @@ class ConnectionWorker:
 
 
 class _Interruption:
-    """Ends a connection from another thread, by shutting its socket down.
+    """Shuts down the socket of a connection from another thread.
 
-    libpq waits without limit while the peer's kernel acknowledges: neither
-    keepalives nor TCP_USER_TIMEOUT end that wait, and PQcancel asks the very server
-    that does not answer. The descriptor is a duplicate: libpq may close its own at
-    any time, and the number may then belong to another connection.
+    libpq waits indefinitely while the peer's kernel acknowledges packets: keepalives and
+    TCP_USER_TIMEOUT do not apply then, and PQcancel needs an answer from the same
+    unresponsive server. The file descriptor is duplicated because libpq may close its own at
+    any time, after which its number may be reused for another connection.
     """
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ class _Interruption:
             self._socket = None
 
     def _shut_down(self, connected: socket.socket) -> None:
-        # The peer may have closed it already.
+        # The peer may already have closed the connection.
         with suppress(OSError):
             connected.shutdown(socket.SHUT_RDWR)
 
@@ -217,6 +217,6 @@ _current = _Current()
 
 
 def adopt_connection(driver: psycopg2.extensions.connection, _: object) -> None:
-    """Listens to an engine's new connections, before SQLAlchemy sends the first statement on one."""
+    """Listener for an engine's "connect" event; runs before SQLAlchemy sends its first statement."""
     if _current.worker is not None:
         _current.worker.adopt(driver)

@@ -1,4 +1,4 @@
-"""Runs the migrations: one transaction, one at a time, on the direct endpoint."""
+"""Runs all migrations in one transaction on the direct endpoint, serialized by an advisory lock."""
 
 import sys
 
@@ -13,11 +13,11 @@ from observability import logs
 from settings import DatabaseSettings
 
 ADVISORY_LOCK = 7_455_308_412
-"""Any number that no other program in this database takes."""
+"""Key of the advisory lock: an arbitrary number that no other program in this database uses."""
 
 WAIT_FOR_ANOTHER_RUN = "60s"
 WAIT_FOR_A_TABLE = "5s"
-"""A migration that waits for a table makes every later request wait behind it."""
+"""Limits how long a migration may wait for a table lock, because later requests queue behind it."""
 
 
 def run() -> None:
@@ -31,7 +31,7 @@ def run() -> None:
     with connecting as connection:
         context.configure(connection=connection, target_metadata=SQLModel.metadata)
         with context.begin_transaction():
-            # Let go of at the end of the transaction, and so safe behind a pooler too.
+            # Transaction-level locks and settings are also safe through a pooler.
             connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_ANOTHER_RUN}'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
             connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_A_TABLE}'"))

@@ -1,7 +1,7 @@
 """The request in progress: its identity and timings, for logs, traces and error responses.
 
-A context variable, because the database layer and timers have no request object. Each
-request runs in an asyncio task of its own, so requests do not see each other's.
+A context variable is used because the database layer and timers have no request object.
+Each request runs in its own asyncio task, so requests cannot see each other's values.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ class RequestInfo:
 
     request_id: str
     span: Span | None = None
-    """The request's span, when there is a trace; looked up once."""
+    """The request's span, or None if the request is not traced. Looked up once."""
     user_id: str | None = None
-    """Known once the token has been verified."""
+    """Set once the token has been verified."""
     wait: float = 0.0
-    """Until a database connection was ready, including opening one."""
+    """Time until a database connection was ready, including opening one."""
     database: float = 0.0
-    """For the statement, including the thread hand-over."""
+    """Time for the statement, including the hand-over to the thread."""
     at_end: list[Callable[[], None]] = field(default_factory=list)
     """Called once the response has been sent, or the client has disconnected."""
 

@@ -1,11 +1,11 @@
 """OpenTelemetry: database spans, trace IDs for the log, and the timings of both.
 
-Uses `opentelemetry-api` only, whose spans are no-ops until FastAPI configures the SDK
-(`requirements-otel.txt`) from the OTEL_* variables at start-up, in each worker. FastAPI
-makes the request span; this module adds its children.
+Uses `opentelemetry-api` only: its spans are no-ops unless FastAPI configures the SDK
+(`requirements-otel.txt`) from the OTEL_* variables when a worker starts. FastAPI creates the
+request span; this module adds its children.
 
-Never in a span: query strings, paths with IDs, headers other than Host, bodies, tokens,
-user IDs, SQL parameters, exception messages.
+Spans must never contain query strings, paths with IDs, headers other than Host, bodies,
+tokens, user IDs, SQL parameters or exception messages.
 """
 
 from asyncio import CancelledError
@@ -28,16 +28,16 @@ _REDACTED = "REDACTED"
 _tracer = trace.get_tracer("tasks-api")
 
 # With OTEL_PROPAGATORS=none, FastAPI 0.165 attaches None as the context and every request
-# fails. Baggage has no trace context either, and nothing here reads or forwards it.
+# fails. The baggage propagator does not carry trace context either, and baggage is not used.
 if not propagate.get_global_textmap().fields:
     propagate.set_global_textmap(W3CBaggagePropagator())
 
 
 def request_span(query: bytes) -> Span | None:
-    """FastAPI's span of the request in progress, redacted; None without a trace.
+    """FastAPI's span of the request in progress, redacted; None if the request is not traced.
 
-    FastAPI copies path and query from the request line, and attributes cannot be
-    removed, so they are overwritten. `http.route` has the template of the path.
+    FastAPI sets the path and the query string as attributes. Attributes cannot be removed,
+    so they are overwritten. `http.route` has the path template.
     """
     span = trace.get_current_span()
     if span is INVALID_SPAN:
@@ -58,11 +58,11 @@ def trace_fields(span: Span) -> dict[str, str]:
 
 
 class DatabaseCall:
-    """Context manager around one piece of database work: times it, and traces it.
+    """Context manager that times and traces one database call.
 
-    The wait ends when a connection is ready for the work, so it includes opening one.
-    Spans are made on exit, in the event loop. Nothing is done in the worker thread:
-    work there also delays the event loop, which waits for the GIL.
+    The wait ends when a connection is ready, so it includes opening one. Spans are created
+    on exit in the event loop, not in the worker thread, where the work would also delay the
+    event loop, which waits for the GIL.
     """
 
     __slots__ = ("_began_at", "_slot_at", "_summary", "_worker")
@@ -77,7 +77,7 @@ class DatabaseCall:
         return self
 
     def runs_on(self, worker: ConnectionWorker) -> None:
-        """A worker is free; it opens a connection if it has none."""
+        """Record the worker that runs the call; it opens a connection if it has none."""
         self._worker = worker
         self._slot_at = perf_counter_ns()
 

@@ -1,4 +1,4 @@
-"""The table `tasks`, the role under which requests run, and what it may do.
+"""The table `tasks`, the role that requests use, its privileges, and row security.
 
 Source: specs/database/schema.md.
 """
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leave the role: it belongs to the whole server, and another database may use it."""
+    """Keep the role: roles are shared by all databases of a server, and another one may use it."""
     op.drop_table("tasks")
     op.execute("REVOKE ALL ON alembic_version FROM tasks_api")
     op.execute(
@@ -75,10 +75,10 @@ def _create_table() -> None:
 
 
 def _create_role() -> None:
-    """Make the role if it is absent, and let the user that migrates switch to it.
+    """Create the role if it does not exist, and allow the migrating user to SET ROLE to it.
 
-    From PostgreSQL 16 who creates a role may grant it, but is not by that able
-    to switch to it.
+    Since PostgreSQL 16 the creator of a role may grant it, but cannot SET ROLE to it without
+    a grant.
     """
     op.execute("""
         DO $$
@@ -108,7 +108,7 @@ def _grant() -> None:
 
 
 def _guard() -> None:
-    """The sub-select is evaluated once for a statement, not once for a row."""
+    """Enable row security. The sub-select in the policy is evaluated per statement, not per row."""
     op.execute("ALTER TABLE tasks ENABLE ROW LEVEL SECURITY")
     op.execute("ALTER TABLE tasks FORCE ROW LEVEL SECURITY")
     op.execute("""
