@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.environment import ROOT
+from tests.test_imports import LAYERS
 from tests.test_specs import clauses
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -111,7 +112,7 @@ def test_every_unmet_requirement_names_a_gap() -> None:
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PRODUCT = [
     *ROOT.glob("*.py"),
-    *(path for name in ("routes", "services", "web") for path in (ROOT / name).glob("*.py")),
+    *(path for layer in LAYERS for path in (ROOT / layer).glob("*.py")),
 ]
 
 
