@@ -3,7 +3,7 @@
     KeysUnavailable     the key may exist, but its endpoint does not respond
     UnknownKey          there is no such key
 
-What a token must say besides its signature belongs in `auth.py`.
+Claims are checked in `tokens.py`.
 """
 
 import asyncio

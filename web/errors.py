@@ -3,9 +3,10 @@
 Exceptions without a handler are left to `middleware.RequestContextMiddleware`.
 """
 
+import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -44,7 +45,7 @@ UNAVAILABLE_SQLSTATES = (
 The table is in specs/api/rest-endpoints.md, section 5.
 """
 
-ToProblem = Callable[[Request, Any], ProblemError]
+ToProblem = Callable[[Request, Any], ProblemError | Response]
 
 
 def install(app: FastAPI) -> None:
@@ -54,39 +55,67 @@ def install(app: FastAPI) -> None:
 
 def _handler(to_problem: ToProblem) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(request: Request, error: Exception) -> Response:
-        return problems.response(request_context.current().request_id, to_problem(request, error))
+        found = to_problem(request, error)
+        if isinstance(found, Response):
+            return found
+        return problems.response(request_context.current().request_id, found)
 
     return handle
 
 
-def _invalid_parameters(_: Request, error: RequestValidationError) -> ProblemError:
-    """Of the path: `json_bodies` and `parameters` validate bodies and queries, not FastAPI."""
-    items = [ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][1])) for each in error.errors()]
-    return invalid_parameters(items)
+def _validation(_: Request, error: RequestValidationError) -> ProblemError:
+    """What FastAPI validates: path parameters, and whatever else a route declares its way."""
+    return invalid_parameters(_item(each["msg"], *each["loc"]) for each in error.errors())
 
 
-def _http(request: Request, error: HTTPException) -> ProblemError:
-    """404 and 405 of the router, and any status that a route raises as an HTTPException."""
-    if error.status_code == 405:
-        allow = ", ".join(sorted(_methods(request) or {"GET", "HEAD"}))
-        return ProblemError(problems.METHOD_NOT_ALLOWED, "See the Allow header.", headers={"Allow": allow})
-    if error.status_code == 404:
+def _item(message: str, place: str, *path: str | int) -> ProblemItem:
+    detail = f"{message}."
+    if place == "body":
+        return ProblemItem(detail=detail, pointer="".join(f"/{part}" for part in path))
+    name = str(path[0]) if path else ""
+    return (
+        ProblemItem(detail=detail, header=name)
+        if place == "header"
+        else ProblemItem(detail=detail, parameter=name)
+    )
+
+
+def _http(request: Request, error: HTTPException) -> ProblemError | Response:
+    """The router's 404 and 405, and any status that a route raises as an HTTPException.
+
+    The router's have the phrase of the status as their detail. A status below 400 is not an
+    error, so it cannot be a problem.
+    """
+    status, detail = error.status_code, error.detail
+    headers = {
+        name: value
+        for name, value in (error.headers or {}).items()
+        if not name.lower().startswith("content-")
+    }
+    if status < 400:
+        return Response(status_code=status, headers=headers)
+    kind = problems.of_status(status)
+    if detail == kind.title and status == 404:
         return ProblemError(problems.NOT_FOUND, "There is nothing at this path.")
-    return ProblemError(problems.of_status(error.status_code), str(error.detail), headers=error.headers)
+    if detail == kind.title and status == 405:
+        allow = ", ".join(sorted(_methods(request) | _with_head(headers.get("Allow", "").split(", "))))
+        return ProblemError(problems.METHOD_NOT_ALLOWED, "See the Allow header.", headers={"Allow": allow})
+    return ProblemError(kind, detail if isinstance(detail, str) else json.dumps(detail), headers=headers)
 
 
 def _methods(request: Request) -> set[str]:
-    """All methods of the path. A route knows only its own; the OpenAPI document knows them all.
-
-    Empty for paths that are not in the document, which are read-only.
-    """
+    """The methods of the path in the OpenAPI document; the router knows those of one route."""
     app: FastAPI = request.app
-    found = {
+    return _with_head(
         method.upper()
         for path, item in app.openapi()["paths"].items()
         if _pattern(path).fullmatch(request.url.path)
         for method in item
-    }
+    )
+
+
+def _with_head(methods: Iterable[str]) -> set[str]:
+    found = set(filter(None, methods))
     return found | {"HEAD"} if "GET" in found else found
 
 
@@ -119,7 +148,7 @@ def is_unavailable(error: DBAPIError) -> bool:
 _PROBLEMS: dict[type[Exception], ToProblem] = {
     ProblemError: lambda _, error: error,
     TaskNotFound: lambda *_: ProblemError(problems.NOT_FOUND, "You have no such task."),
-    RequestValidationError: _invalid_parameters,
+    RequestValidationError: _validation,
     HTTPException: _http,
     ClientDisconnect: _body_did_not_arrive,
     NotReady: lambda _, error: problems.unavailable(str(error)),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Request
@@ -25,7 +25,7 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 async def check_query_names(request: Request) -> None:
     """Refuse a query parameter that the operation does not declare, or that is given twice.
 
-    The operation has to be in the OpenAPI document. This runs before FastAPI solves the
+    An operation declares its parameters in the OpenAPI document. This runs before FastAPI solves the
     dependencies, so it authenticates the caller itself before it refuses: a request without
     a valid token gets 401, whatever its query.
     """
@@ -48,7 +48,8 @@ async def check_query_names(request: Request) -> None:
 
 def _declared(request: Request) -> list[str]:
     app: FastAPI = request.app
-    operation = app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    paths: dict[str, dict[str, Any]] = app.openapi()["paths"]
+    operation = paths.get(request.scope["route"].path_format, {}).get(request.method.lower(), {})
     return [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
 
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from typing import Annotated, Any
 
 import pytest
-from fastapi import HTTPException
+from fastapi import Header, HTTPException
+from pydantic import BaseModel
 from sqlalchemy import URL
 from starlette.testclient import TestClient
 
@@ -109,6 +111,10 @@ def test_an_unknown_type_is_not_found(anonymous: Caller, name: str) -> None:
     assert_problem(anonymous.get(f"/problems/{name}"), 404, "not-found")
 
 
+class Counted(BaseModel):
+    count: int
+
+
 LEAK = f"leak: {SECRET} postgres://app:hunter2@db/tasks SELECT * FROM tasks"
 
 
@@ -137,7 +143,8 @@ def test_an_unhandled_exception_reveals_nothing(broken: TestClient) -> None:
 
 @pytest.mark.spec("problems.http-exception")
 @pytest.mark.parametrize(
-    ("status", "title"), [(402, "Payment Required"), (409, "Conflict"), (413, None), (418, None)]
+    ("status", "title"),
+    [(402, "Payment Required"), (404, "Not Found"), (405, None), (409, "Conflict"), (413, None), (418, None)],
 )
 def test_an_http_exception_keeps_its_status(
     make_settings: MakeSettings, status: int, title: str | None
@@ -146,7 +153,7 @@ def test_an_http_exception_keeps_its_status(
 
     @app.get("/refusing")
     async def refuse() -> None:
-        raise HTTPException(status, "Because.", headers={"X-Why": "because"})
+        raise HTTPException(status, "Because.", headers={"X-Why": "because", "Content-Type": "text/html"})
 
     with TestClient(app) as client:
         response = client.get("/refusing")
@@ -155,6 +162,48 @@ def test_an_http_exception_keeps_its_status(
     problem = response.json()
     assert (problem["type"], problem["status"], problem["detail"]) == ("about:blank", status, "Because.")
     assert title is None or problem["title"] == title
+
+
+@pytest.mark.spec("problems.http-exception")
+def test_a_status_that_is_no_error_has_no_problem(make_settings: MakeSettings) -> None:
+    app = create_app(make_settings())
+
+    @app.get("/unchanged")
+    async def unchanged() -> None:
+        raise HTTPException(304, headers={"ETag": '"1"'})
+
+    with TestClient(app) as client:
+        response = client.get("/unchanged")
+    assert (response.status_code, response.headers["etag"], response.content) == (304, '"1"', b"")
+
+
+@pytest.mark.spec("problems.errors")
+@pytest.mark.parametrize(
+    ("request_", "place"),
+    [
+        ({"headers": {"X-Number": "1"}}, {"pointer": ""}),
+        ({"headers": {"X-Number": "1"}, "json": []}, {"pointer": ""}),
+        ({"headers": {"X-Number": "1"}, "json": {"count": "x"}}, {"pointer": "/count"}),
+        ({"json": {"count": 1}}, {"header": "x-number"}),
+        (
+            {"headers": {"X-Number": "1"}, "json": {"count": 1}, "params": {"limit": "x"}},
+            {"parameter": "limit"},
+        ),
+    ],
+    ids=["no body", "array", "field", "header", "query"],
+)
+def test_what_fastapi_validates_is_located_too(
+    make_settings: MakeSettings, request_: dict[str, Any], place: dict[str, str]
+) -> None:
+    """A route that declares body, header and query as FastAPI's tutorial does."""
+    app = create_app(make_settings())
+
+    @app.post("/typical")
+    async def typical(body: Counted, x_number: Annotated[int, Header()], limit: int = 1) -> None: ...
+
+    with TestClient(app) as client:
+        problem = assert_problem(client.post("/typical", **request_), 422, "invalid-request")
+    assert problem["errors"] == [place]
 
 
 @contextmanager
