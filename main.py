@@ -1,7 +1,7 @@
 """Application factory: wires routes, middleware, exception handlers and lifespan.
 
-`gunicorn main:app` serves `app`. Importing this module reads no settings and opens no
-connections; accessing `app` does.
+`gunicorn main:app` serves `app`. Importing this module has no side effects: settings are
+read when `app` is first accessed, and connections are opened by the running application.
 """
 
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         telemetry={
-            # OTEL_EXPORTER_OTLP_ENDPOINT alone switches it on, OTEL_SDK_DISABLED=true off.
+            # Enabled by OTEL_EXPORTER_OTLP_ENDPOINT, disabled by OTEL_SDK_DISABLED=true.
             "auto_configure": True,
             # Log records would carry exception messages, which contain values.
             "logs": False,

@@ -1,4 +1,4 @@
-"""The table of tasks, as SQLModel.
+"""The `tasks` table as a SQLModel class.
 
 Migrations create it; see specs/database/schema.md. Bodies are in `schemas.py`.
 """
@@ -76,4 +76,4 @@ class Task(SQLModel, table=True):
 
 
 TASKS: Table = SQLModel.metadata.tables["tasks"]
-"""`Task` as a table: statements on columns avoid the ORM's cost per row."""
+"""`Task` as a Core table: selecting its columns avoids the ORM's per-row overhead."""

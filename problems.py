@@ -2,8 +2,8 @@
 
     ProblemError     ends the request with a problem
 
-Every error response of the service is made by `response`. A `detail` is a fixed
-sentence: no part of a request is ever echoed. Which exceptions and SQLSTATEs become
+`response` builds every error response of the service. A `detail` is a fixed sentence
+that never echoes any part of the request. Which exceptions and SQLSTATEs become
 which problem is in `web/errors.py`.
 """
 

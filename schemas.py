@@ -56,8 +56,8 @@ _DATE_TIME_EXPECTED = (
 def _date_time(value: object) -> datetime:
     """Convert an RFC 3339 date-time to UTC.
 
-    The range is checked after the conversion: PostgreSQL stores 9999-12-31T23:59:59-14:00,
-    and then every read of the row fails, because Python has no year 10000.
+    The range is checked after the conversion: 9999-12-31T23:59:59-14:00 is in year 10000 in
+    UTC, which Python cannot represent and the table's constraint rejects.
     """
     if not isinstance(value, str) or not _DUE_AT.fullmatch(value):
         raise PydanticCustomError("date_time", _DATE_TIME_EXPECTED)
@@ -130,9 +130,9 @@ Tags = Annotated[
 class TaskFilter(BaseModel):
     """Which tasks a list returns; a field that is None does not restrict it.
 
-    Each field is a query parameter, and compares the column of its name for equality. The
-    parameter with its validation and OpenAPI text, the SQL, and what a cursor is bound to
-    all follow from the field.
+    Each field is a query parameter that tests the column of the same name for equality. The
+    parameter's validation and OpenAPI text, the SQL and the cursor binding are all derived
+    from the field.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """The JWKS endpoint does not respond, and the cache has no usable key."""
+    """The JWKS endpoint is unavailable, and the cache has no usable key."""
 
 
 class UnknownKey(Exception):
@@ -72,15 +72,15 @@ class SharedSecrets:
         return self._keys
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 class JwksKeySource:
     """The key set at a URL (RFC 7517), cached; fetched in a thread, one fetch at a time.
 
-    A request waits for a fetch when its key is unknown, or when the keys are stale and the
-    endpoint responded last time. While the endpoint fails, stale keys are used at once and
-    the fetch runs in the background. For the event loop only, not thread-safe.
+    A request waits for a fetch if its key is unknown, or if the keys are older than
+    FRESH_SECONDS and the last fetch succeeded. While fetches fail, cached keys are used
+    without waiting and refetched in the background. Not thread-safe: event loop only.
     """
 
     def __init__(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits: requests per user, rejected tokens per client address, lists in progress.
+"""Rate limits: requests per user, 401 responses per client address, lists in progress.
 
 Windows are fixed. They are counted in this process, or by the `limits` package in
 a Redis that all processes share.
@@ -32,13 +32,13 @@ REDIS_SECONDS = 0.25
 """How long a request waits for Redis before the process falls back to its own windows."""
 
 PAUSE_SECONDS = 5.0
-"""How long the process then uses its own windows before it tries Redis again."""
+"""How long a process counts in memory after a Redis failure before it tries Redis again."""
 
 MAX_WINDOWS = 32_768
 """How many windows the process keeps for each limit: 9 MB for addresses."""
 
 LONG_KEY = 40
-"""Keys of this many characters or more are stored as SHA-256 in hex, which no shorter key equals."""
+"""Keys of at least this length are stored as SHA-256 hex digests, which no shorter key can equal."""
 
 LISTS_IN_PROGRESS = 20
 """Per user and process. A browser opens 6 connections to an origin over HTTP/1.1."""
@@ -118,8 +118,8 @@ class FixedWindows:
     """The windows of one limit, in a ring buffer of `size` slots.
 
     A new window overwrites the oldest one, whether or not that has ended, so memory is
-    bounded and nothing ever has to be swept. Slots are parallel arrays rather than
-    objects, which the garbage collector would visit.
+    bounded and no sweep is needed. Slots are parallel arrays rather than objects, which
+    the garbage collector would traverse.
     """
 
     def __init__(self, size: int) -> None:
@@ -130,7 +130,7 @@ class FixedWindows:
         self._next = 0
 
     def hit(self, key: str, seconds: int) -> int:
-        """Count one hit of `key`, and return how many its window has. Windows last `seconds`."""
+        """Count one hit of `key` and return the hits in its window. Windows last `seconds`."""
         now = time.time()
         slot = self._slots.get(key)
         if slot is None or self._ends[slot] <= now:
@@ -157,7 +157,7 @@ class FixedWindows:
 
 
 class LocalWindows:
-    """Fixed windows in this process; a table for each limit, so that none displaces another.
+    """In-process fixed windows, one ring buffer per limit so that limits do not evict each other.
 
     The memory storage of `limits` is unbounded, and visits every key at each hit: 150 µs
     for 1,000 users of the last minute.

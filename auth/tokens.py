@@ -1,6 +1,6 @@
 """Verification of bearer tokens: signature, claims, and a cache of verified ones.
 
-    TokenRefused     the token is not valid; carries the sentence for the client
+    TokenRefused     the token is not valid; `reason` is the sentence sent to the client
 
 A user is identified by the claim `sub` alone. Where keys come from is in `keys.py`.
 """
@@ -49,7 +49,7 @@ class TokenRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who sends a request, and the scopes of the token (None: not limited)."""
+    """The user of a verified token, and its scopes (None: full access)."""
 
     id: str
     scopes: frozenset[str] | None
@@ -109,7 +109,7 @@ class TokenVerifier:
         raise refusal
 
     def _identify(self, claims: Mapping[str, object]) -> User:
-        """Check what PyJWT does not; it has verified the signature and the times."""
+        """Check what PyJWT does not; it has verified signature, times, issuer and an expected audience."""
         subject, expires_at = claims.get("sub"), claims.get("exp")
         if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
             raise TokenRefused("The subject is not acceptable")

@@ -1,10 +1,10 @@
-"""The operations on tasks: one statement each, and the rules that it carries.
+"""The operations on tasks: one SQL statement each, and the rules that it enforces.
 
     TaskNotFound     the user has no such task
 
-Statements are SQLAlchemy constructs, built once; what differs from request to request is
-a bound parameter. Every one starts from `_visible`, the rows that the caller may see, so
-another user's task and a deleted one do not exist. No HTTP here.
+Statements are SQLAlchemy constructs, built once; values that differ between requests are
+bound parameters. Every statement except the INSERT filters by `_visible`, the rows that the
+caller may see, which excludes other users' tasks and deleted ones. No HTTP here.
 """
 
 import sys
@@ -47,7 +47,7 @@ PAGE_BYTES = 256 * 1024
 """Maximum size of the JSON of a page, unless it has only one task."""
 
 _SHORT_PAGE = 51
-"""Up to so many rows are read whatever their size: 1.3 MB at most."""
+"""Pages of up to this many rows are read without a size limit: at most 1.3 MB."""
 
 
 class TaskNotFound(LookupError):
@@ -110,7 +110,7 @@ _SELECT = select(*_COLUMNS).where(_this_task)
 
 @cache
 def _list_statement(filters: frozenset[str], continued: bool, bounded: bool) -> Select[*tuple[object, ...]]:
-    """One statement for each form, so that the planner sees no alternatives."""
+    """A separate statement for each combination, so the planner sees no optional conditions."""
     statement: Select[*tuple[object, ...]] = select(*_COLUMNS).where(_visible)
     for name in sorted(filters):
         statement = statement.where(TASKS.c[name] == bindparam(f"filter_{name}", type_=TASKS.c[name].type))
@@ -121,10 +121,10 @@ def _list_statement(filters: frozenset[str], continued: bool, bounded: bool) -> 
 
 
 def _without_excess(statement: Select[*tuple[object, ...]]) -> Select[*tuple[object, ...]]:
-    """Drop the tasks after the one whose description takes the total past a page.
+    """Drop the tasks after the one whose description pushes the running total over PAGE_BYTES.
 
     Only descriptions can make a page large: 20,000 of a task's 25,000 bytes. A window
-    function costs 0.6 µs a row, so short pages go without.
+    function costs 0.6 µs per row, so short pages do not use it.
     """
     newest_first = TASKS.c.id.desc()
     length = func.sum(func.octet_length(TASKS.c.description)).over(order_by=newest_first, rows=(None, 0))
@@ -136,9 +136,9 @@ def _without_excess(statement: Select[*tuple[object, ...]]) -> Select[*tuple[obj
 
 @cache
 def _update_statement(names: frozenset[str]) -> Update:
-    """The statement that sets these columns: one of 2⁶ at most."""
-    # clock_timestamp(), not now(): an update that waited for a row lock would otherwise
-    # carry the time at which it began to wait, earlier than that of the one before it.
+    """The statement that sets these columns. At most 2⁶ are ever built."""
+    # clock_timestamp(), not now(), which is the transaction's start: an update that waited
+    # for a row lock would otherwise get an earlier time than the update it waited for.
     clock = func.clock_timestamp()
     changes = {name: _new(name) for name in names}
     changes |= {"version": TASKS.c.version + _INTEGER_1, "updated_at": clock}
@@ -160,8 +160,8 @@ def list_tasks(
 ) -> list[TaskRead]:
     """Up to `limit` of the caller's tasks that match, newest first, older than the task `after`.
 
-    Fewer when they have more than PAGE_BYTES; then the JSON of those that are
-    returned has more than PAGE_BYTES as well, or there is only one.
+    Returns fewer if their descriptions exceed PAGE_BYTES. The JSON of the returned tasks
+    then also exceeds PAGE_BYTES, so the caller still has to cut the page.
     """
     filters = where.given()
     statement = _list_statement(frozenset(filters), after is not None, limit > _SHORT_PAGE)
@@ -170,7 +170,7 @@ def list_tasks(
 
 
 def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:
-    """Store a new task. IDs are UUIDv7: ordered by the millisecond, and strictly within one process."""
+    """Store a new task. UUIDv7 IDs are ordered to the millisecond, and strictly within a process."""
     parameters = {"caller": caller, "task_id": uuid7(), **_values(task)}
     return _task(session, _INSERT, parameters)
 
@@ -187,7 +187,7 @@ def replace_task(session: UserSession, caller: str, task_id: UUID, task: TaskRep
 
 
 def update_task(session: UserSession, caller: str, task_id: UUID, patch: TaskUpdate) -> TaskRead:
-    """Set the fields that the patch names; an empty one only reads. Raises TaskNotFound."""
+    """Set the fields that the patch names; an empty patch only reads. Raises TaskNotFound."""
     names = frozenset(patch.model_fields_set)
     if not names:
         return get_task(session, caller, task_id)

@@ -41,11 +41,11 @@ def headers_by_origin(origins: Iterable[str]) -> dict[bytes, list[tuple[bytes, b
 
 
 class PreflightRefused(ProblemError):
-    """The browser asked for an origin, method or header that is not allowed."""
+    """The preflight names an origin, method or header that is not allowed."""
 
 
 class PreflightMiddleware(CORSMiddleware):
-    """Answers preflights by Starlette's rules, with 204 or a problem; passes all else on."""
+    """Responds to preflights by Starlette's rules, with 204 or a problem; passes on other requests."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         super().__init__(
@@ -72,7 +72,7 @@ class PreflightMiddleware(CORSMiddleware):
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
-        # The middleware around this one adds the others.
+        # RequestContextMiddleware adds the CORS and Vary headers that are dropped here.
         dropped = ("content-", "access-control-allow-origin", "access-control-allow-credentials", "vary")
         headers = {name: value for name, value in answer.headers.items() if not name.startswith(dropped)}
         if answer.status_code >= 400:

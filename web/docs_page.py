@@ -1,8 +1,8 @@
-"""The page at /docs: Swagger UI, served by this application and by no CDN.
+"""The page at /docs: Swagger UI, served by this application, without a CDN.
 
 Holds the page, its assets and its Content-Security-Policy. `swagger_ui/` is vendored
-and never edited; what starts it is `docs_page.js`. No knowledge of routes or of the
-API's operations belongs here.
+and never edited; `docs_page.js` initialises it. No knowledge of routes or of the API's
+operations belongs here.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ CSP = (
 )
 
 PIECE_BYTES = 64 * 1024
-"""Written at a time. `web/connections.py` limits how long a client may take to read one write."""
+"""Bytes per write. `web/connections.py` limits the time a client may take to read each one."""
 
 _HERE = Path(__file__).parent
 _SCRIPT, _STYLE = "text/javascript; charset=utf-8", "text/css; charset=utf-8"
@@ -57,7 +57,7 @@ def assets() -> dict[str, Asset]:
 
 @cache
 def page(title: str) -> str:
-    """Its icon is empty: without one, browsers ask for /favicon.ico."""
+    """The HTML. An empty icon keeps browsers from requesting /favicon.ico."""
     paths = {path.rpartition("/")[2]: path for path in assets()}
     return f"""\
 <!doctype html>

@@ -31,7 +31,7 @@ UNAVAILABLE_SQLSTATES = (
     "08",  # connection exception
     "28",  # invalid authorization
     "53",  # insufficient resources
-    "57",  # operator intervention; 57014 is the statement's deadline
+    "57",  # operator intervention; 57014 is the statement timeout
     "58",  # system error
     "3D000",  # no such database
     "40001",  # serialization failure
@@ -40,7 +40,7 @@ UNAVAILABLE_SQLSTATES = (
     READ_ONLY,
     *sorted(NOT_MIGRATED),
 )
-"""SQLSTATEs and classes of them that may pass: 503. All others are 500.
+"""SQLSTATEs, or their classes, of transient errors: 503. All others are 500.
 
 The table is in specs/api/rest-endpoints.md, section 5.
 """
@@ -64,7 +64,7 @@ def _handler(to_problem: ToProblem) -> Callable[[Request, Exception], Awaitable[
 
 
 def _validation(_: Request, error: RequestValidationError) -> ProblemError:
-    """What FastAPI validates: path parameters, and whatever else a route declares its way."""
+    """Whatever FastAPI validates itself: path parameters, and others that a route declares."""
     return invalid_parameters(_item(each["msg"], *each["loc"]) for each in error.errors())
 
 
@@ -83,8 +83,8 @@ def _item(message: str, place: str, *path: str | int) -> ProblemItem:
 def _http(request: Request, error: HTTPException) -> ProblemError | Response:
     """The router's 404 and 405, and any status that a route raises as an HTTPException.
 
-    The router's have the phrase of the status as their detail. A status below 400 is not an
-    error, so it cannot be a problem.
+    The router's exceptions have the status phrase as their detail. A status below 400 is not
+    an error, so it is not a problem.
     """
     status, detail = error.status_code, error.detail
     headers = {
@@ -138,7 +138,7 @@ def _database(_: Request, error: DBAPIError) -> ProblemError:
 
 
 def is_unavailable(error: DBAPIError) -> bool:
-    """Whether the cause may pass, so that the client should try again."""
+    """Whether the error is transient, so that the client should retry."""
     state = sqlstate(error)
     if state is None:
         return isinstance(error, OperationalError | InterfaceError)

@@ -1,7 +1,8 @@
 """JSON request bodies, read by a dependency after authentication.
 
-FastAPI parses a declared body before it solves dependencies, so a caller without a token
-would get errors about the body. A dependency is solved in order, behind the user.
+FastAPI parses a declared body before it resolves dependencies, so a caller without a token
+would get errors about the body. Dependencies are resolved in order, so this one runs after
+authentication.
 """
 
 import json
@@ -38,7 +39,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 def json_body(model: type[ModelT], *media_types: str) -> Callable[[Request], Awaitable[ModelT]]:
     """A dependency that reads, parses and validates the body as `model`.
 
-    Declare it after the user, so that FastAPI solves it after authentication.
+    Declare it after `CurrentUser`, so that FastAPI resolves it after authentication.
     """
 
     async def read(request: Request) -> ModelT:
@@ -84,7 +85,7 @@ def body_errors(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> Itera
 
 
 def _message(error: ErrorDetails) -> str:
-    """pydantic's message, except where it speaks of Python or reports what was sent."""
+    """pydantic's message, unless it mentions Python types or echoes the input."""
     if error["type"] in {"model_type", "model_attributes_type"}:
         return "Input should be an object"
     if error["type"] == "too_long":
@@ -127,7 +128,7 @@ async def _bounded(request: Request) -> bytes:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("a name twice")
+        raise ValueError("duplicate name")
     return members
 
 

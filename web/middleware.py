@@ -1,6 +1,6 @@
-"""The outermost ASGI middleware: request ID, response headers, access log, and the last resort.
+"""The outermost ASGI middleware: request ID, response headers, access log, catch-all 500.
 
-Not built on Starlette's BaseHTTPMiddleware, which costs more than the handlers do.
+Not built on Starlette's BaseHTTPMiddleware, whose overhead exceeds that of the handlers.
 """
 
 import logging
@@ -38,10 +38,10 @@ _NO_CONTENT_SOURCES = (b"content-security-policy", b"default-src 'none'; frame-a
 
 
 class RequestContextMiddleware:
-    """Gives the request its ID, the response its headers, and the log its line.
+    """Assigns the request ID, adds response headers, and writes the access log line.
 
     An exception without a handler becomes a 500 that does not reveal its cause. HEAD is
-    answered as GET is, without the body (RFC 9110, section 9.3.2).
+    handled as GET, without the body (RFC 9110, section 9.3.2).
     """
 
     def __init__(self, app: ASGIApp, cors_origins: Iterable[str]) -> None:
@@ -121,5 +121,5 @@ def _request_id(scope: Scope) -> str:
     given: list[bytes] = [value for name, value in scope["headers"] if name == b"x-request-id"]
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0].decode()
-    # Not a secret. uuid4() would make a system call, and release the GIL meanwhile.
+    # Not a secret. uuid4() would make a system call, which releases the GIL.
     return f"{random.getrandbits(128):032x}"

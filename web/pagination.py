@@ -1,9 +1,9 @@
 """Keyset pagination: the cursor that continues a list, and the `Link` to the next page.
 
-A cursor is the ID of the last task of a page with a digest of that ID, the user and the
-filter. It is neither secret nor a capability: a forged one only pages through the
-caller's own tasks. The digest turns a cursor used with another list into an error
-instead of a page with tasks missing.
+A cursor is the ID of the last task on a page, plus a digest of that ID, the user and the
+filter. It is not a security control: a forged cursor only pages through the caller's own
+tasks. The digest makes a cursor of another list an error, instead of silently skipping
+tasks.
 """
 
 import base64

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from dataclasses import replace
 from typing import TypeVarTuple, Unpack
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import httpx2
@@ -32,10 +33,20 @@ USER = "user-7"
 NEWEST = UUID(int=2**128 - 1)
 
 
-def page(query: str, completed: bool | None = None) -> Operation:
-    """The list from a cursor."""
-    cursor = encode_cursor(NEWEST, USER, TaskFilter.model_construct(completed=completed))
-    return replace(BY_NAME["list_tasks"], query=f"{query}&cursor={cursor}")
+def page(query: str) -> Operation:
+    """The list with this query, from a cursor."""
+    where = TaskFilter.model_validate(dict(parse_qsl(query)))
+    return replace(BY_NAME["list_tasks"], query=f"{query}&cursor={encode_cursor(NEWEST, USER, where)}")
+
+
+def filtered_pages() -> dict[str, Operation]:
+    """A page for each filter, with a value that its schema allows."""
+    fields = TaskFilter.model_json_schema()["properties"]
+    values = {
+        name: "true" if schema["type"] == "boolean" else schema.get("enum", ["x"])[0]
+        for name, schema in fields.items()
+    }
+    return {f"list a page by {name}": page(f"{name}={value}") for name, value in values.items()}
 
 
 BY_NAME = {each.name: each for each in OPERATIONS}
@@ -43,7 +54,7 @@ REQUESTS = BY_NAME | {
     "list": replace(BY_NAME["list_tasks"], query=""),
     "list a page": page("limit=20"),
     "list a long page": page("limit=100"),
-    "list a page by completed": page("completed=true", completed=True),
+    **filtered_pages(),
     "update nothing": replace(BY_NAME["update_task"], body=dict),
 }
 requests = pytest.mark.parametrize("operation", REQUESTS.values(), ids=REQUESTS)

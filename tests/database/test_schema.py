@@ -8,6 +8,7 @@ from psycopg2 import errors
 from sqlalchemy import URL
 
 import db
+from schemas import TaskFilter
 from tests.environment import Sql
 from tests.spec_tables import task_columns
 from tests.support import Caller
@@ -173,4 +174,5 @@ def test_every_list_query_has_an_index(sql: Sql) -> None:
     found = {
         row[0].split(" USING ")[1] for row in sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
     }
-    assert found == {"btree (user_id, id)", "btree (user_id, completed, id) WHERE (deleted_at IS NULL)"}
+    filters = {f"btree (user_id, {name}, id) WHERE (deleted_at IS NULL)" for name in TaskFilter.model_fields}
+    assert found == {"btree (user_id, id)", *filters}
