@@ -116,7 +116,7 @@ TOO_MANY_REQUESTS = ProblemType(
     "too-many-requests",
     429,
     "Too many requests",
-    "A rate limit is exhausted. Wait for the number of seconds in the Retry-After header.",
+    "A rate limit was exceeded. Wait for the number of seconds in the Retry-After header.",
 )
 INTERNAL_ERROR = ProblemType(
     "internal-error",

@@ -49,7 +49,7 @@ def _without_nul(value: str) -> str:
 
 _DATE_TIME_EXPECTED = (
     "Input should be an RFC 3339 date-time with an offset, in the years 1970–9999, "
-    "with up to 9 digits of a fraction and without a leap second"
+    "with up to 9 fractional digits and without a leap second"
 )
 
 
@@ -65,7 +65,7 @@ def _date_time(value: object) -> datetime:
         instant = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise PydanticCustomError(
-            "date_time", "Input should be a date that exists, up to year 9999"
+            "date_time", "Input should be an existing date, up to year 9999 in UTC"
         ) from None
     if instant < EARLIEST:
         raise PydanticCustomError("date_time", "Input should be no earlier than 1970 in UTC")
@@ -80,7 +80,7 @@ def _query_boolean(value: object) -> object:
 
 def _distinct(values: list[str]) -> list[str]:
     if len(set(values)) < len(values):
-        raise PydanticCustomError("distinct", "Tags should all be different")
+        raise PydanticCustomError("distinct", "Tags should be unique")
     return values
 
 
@@ -141,7 +141,7 @@ class TaskFilter(BaseModel):
         bool | None,
         BeforeValidator(_query_boolean),
         WithJsonSchema({"type": "boolean"}),
-        Field(description="Only tasks that are, or are not, completed."),
+        Field(description="Return only tasks with this value of `completed`."),
     ] = None
 
     def given(self) -> dict[str, object]:

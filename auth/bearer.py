@@ -65,8 +65,11 @@ def _unauthorized(reason: str | None) -> ProblemError:
 
 def _insufficient(scope: str) -> ProblemError:
     challenge = (
-        f'Bearer error="insufficient_scope", error_description="The token lacks a scope", scope="{scope}"'
+        'Bearer error="insufficient_scope", '
+        f'error_description="The token lacks the required scope", scope="{scope}"'
     )
     return ProblemError(
-        INSUFFICIENT_SCOPE, f"This needs the scope {scope}.", headers={"WWW-Authenticate": challenge}
+        INSUFFICIENT_SCOPE,
+        f"This operation requires the scope {scope}.",
+        headers={"WWW-Authenticate": challenge},
     )

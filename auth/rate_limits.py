@@ -64,7 +64,7 @@ class RateLimit:
         reset = await self._counters.reset_after(self._rate, self._name, key)
         raise ProblemError(
             TOO_MANY_REQUESTS,
-            "The rate limit is exhausted.",
+            "The rate limit was exceeded.",
             headers={
                 "Retry-After": str(reset),
                 "RateLimit-Policy": f'"{self._name}";q={self._rate.amount};w={self._window}',

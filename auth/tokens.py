@@ -31,9 +31,9 @@ _SUBJECT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 _REASONS: dict[type[Exception], str] = {
     jwt.ExpiredSignatureError: "The token has expired",
     jwt.ImmatureSignatureError: "The token is not valid yet",
-    jwt.InvalidIssuerError: "The token has another issuer",
+    jwt.InvalidIssuerError: "The issuer is not accepted",
     jwt.InvalidAudienceError: "The token is for another audience",
-    jwt.InvalidSignatureError: "The signature does not verify",
+    jwt.InvalidSignatureError: "The signature is invalid",
     jwt.InvalidAlgorithmError: "The algorithm is not accepted",
     jwt.MissingRequiredClaimError: "A required claim is missing",
 }
@@ -84,7 +84,7 @@ class TokenVerifier:
             keys = await self._keys.keys_for(jwt.get_unverified_header(token))
             return self._verify(token, keys)
         except UnknownKey:
-            raise TokenRefused("The key is not known") from None
+            raise TokenRefused("The signing key is unknown") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # Hostile tokens make PyJWT raise some of Python's own exceptions.
             reasons = (reason for kind, reason in _REASONS.items() if isinstance(error, kind))
@@ -112,11 +112,11 @@ class TokenVerifier:
         """Check what PyJWT does not; it has verified signature, times, issuer and an expected audience."""
         subject, expires_at = claims.get("sub"), claims.get("exp")
         if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
-            raise TokenRefused("The subject is not acceptable")
+            raise TokenRefused("The subject is invalid")
         if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
             raise TokenRefused("The expiry is not a number")
         if expires_at > LAST_SECOND:
-            raise TokenRefused("The expiry is not a date")
+            raise TokenRefused("The expiry is out of range")
         if self._audience is None and "aud" in claims:
             raise TokenRefused("The token is for another audience")
         if "scope" not in claims:

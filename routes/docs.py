@@ -30,7 +30,7 @@ async def explain_problem(name: Annotated[str, _NAME]) -> PlainTextResponse:
     """What a problem type means and what to do about it."""
     kind = problems.TYPES.get(name)
     if kind is None:
-        raise problems.ProblemError(problems.NOT_FOUND, "There is no problem type of this name.")
+        raise problems.ProblemError(problems.NOT_FOUND, "There is no problem type with this name.")
     return PlainTextResponse(f"{kind.title} ({kind.status})\n\n{kind.explanation}\n")
 
 
@@ -50,6 +50,6 @@ async def docs(request: Request) -> HTMLResponse:
 async def docs_asset(digest: str, name: str) -> StreamingResponse:
     asset = docs_page.assets().get(f"{docs_page.PREFIX}/{digest}/{name}")
     if asset is None:
-        raise problems.ProblemError(problems.NOT_FOUND, "There is no asset of this name.")
+        raise problems.ProblemError(problems.NOT_FOUND, "There is no asset with this name.")
     headers = {"Content-Length": str(len(asset.content)), "Cache-Control": docs_page.CACHE_CONTROL}
     return StreamingResponse(asset.pieces(), media_type=asset.media_type, headers=headers)

@@ -26,7 +26,7 @@ class Health(BaseModel):
     },
 )
 async def live(database: Annotated[Database, Depends(get_database)]) -> Health:
-    """Whether the process can work. Does not use the database; check as often as you like.
+    """Whether the process can serve requests. Does not query the database, so it is cheap to poll.
 
     503 means that all database threads are stuck and only a restart helps.
     """

@@ -57,8 +57,8 @@ async def list_tasks(
 ) -> Response:
     """List your tasks, newest first.
 
-    When there are more, the response has a `Link` header with `rel="next"`: request that
-    URL unchanged. A page has `limit` tasks, or fewer when these have more than 256 KiB.
+    If there are more tasks, the response has a `Link` header with `rel="next"`: request that
+    URL unchanged. A page has up to `limit` tasks, and fewer if they would exceed 256 KiB.
     """
     limits.lists.enter(user_id)
     after = decode_cursor(query.cursor, user_id, query) if query.cursor is not None else None
@@ -84,7 +84,7 @@ async def list_tasks(
 async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDatabase) -> Response:
     """Create a task.
 
-    Sending the same body twice makes two tasks.
+    Sending the same body twice creates two tasks.
     """
     task = await database.run(user_id, tasks.create_task, body)
     response = _json(_task_json(task), status=201)
@@ -113,7 +113,7 @@ async def replace_task(
 ) -> Response:
     """Replace every writable field of a task.
 
-    A field that you omit takes its default. A task that does not exist is not created.
+    A field that you omit takes its default. PUT never creates a task.
     """
     return _json(_task_json(await database.run(user_id, tasks.replace_task, task_id, body)))
 
@@ -144,7 +144,7 @@ async def update_task(
     },
 )
 async def delete_task(task_id: TaskId, user_id: CurrentUser, database: TasksDatabase) -> Response:
-    """Delete a task. Deleting it again gets 404."""
+    """Delete a task. Deleting it again returns 404."""
     await database.run(user_id, tasks.delete_task, task_id)
     return Response(status_code=204)
 
@@ -158,7 +158,7 @@ def _page(found: list[TaskRead]) -> tuple[bytes, int]:
     body = _list_json(found)
     if len(body) <= PAGE_BYTES:
         return body, len(found)
-    # Each with its comma or the closing bracket; the opening bracket makes it "less than".
+    # Each task plus its comma or the closing bracket; `<` leaves room for the opening one.
     ends = accumulate(len(_task_json(task)) + 1 for task in found)
     count = max(1, sum(end < PAGE_BYTES for end in ends))
     return _list_json(found[:count]), count

@@ -20,9 +20,9 @@ from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 VERSION = "0.1.0"
 
 DESCRIPTION = """
-The tasks of the people who sign in to your frontend. Users only ever see their own.
+Stores the tasks of your frontend's users. Each user sees only their own.
 
-Every operation under `/api/tasks` requires a token of Better Auth's `jwt` plugin as
+Every operation under `/api/tasks` requires a token from Better Auth's `jwt` plugin as
 `Authorization: Bearer <token>`. Every error is a problem detail (RFC 9457) as
 `application/problem+json`.
 """
@@ -41,7 +41,7 @@ TAGS: list[Json] = [
 
 BEARER: Json = {
     "type": "http",
-    "description": "A token of Better Auth's `jwt` plugin: `GET /api/auth/token` of the frontend.",
+    "description": "A token from Better Auth's `jwt` plugin: `GET /api/auth/token` on the frontend.",
     "scheme": "bearer",
     "bearerFormat": "JWT",
 }
@@ -81,7 +81,7 @@ _HEADERS: dict[str, str] = {
     "RateLimit-Policy": 'The exhausted limit, such as `"requests";q=600;w=60`.',
     "RateLimit": 'The remaining quota and the seconds until it resets, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
-    "Server-Timing": "Milliseconds in the database, and waiting for a connection.",
+    "Server-Timing": "Milliseconds spent on the statement and waiting for a connection.",
     "Link": 'The next page, when there is one: `<…>; rel="next"`.',
 }
 _HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {

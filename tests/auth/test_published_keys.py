@@ -20,7 +20,7 @@ from tests.conftest import Serve
 from tests.support import SECRET, Caller, assert_problem, assert_unauthorized, wait_until
 from tools.tokens import mint
 
-UNKNOWN_KEY = "The key is not known"
+UNKNOWN_KEY = "The signing key is unknown"
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_jwt_issuer_overrides_the_better_auth_url(
     client = serve(better_auth_secret=None, better_auth_url=published.url, jwt_issuer=issuer)
     assert status_for(client, key.sign(claims(published, iss=issuer))) == 200
     refused = Caller(client, "", key.sign(claims(published))).get()
-    assert_unauthorized(refused, "The token has another issuer")
+    assert_unauthorized(refused, "The issuer is not accepted")
 
 
 @pytest.mark.spec("auth.audience", "auth.jwks.issuer-default")
@@ -203,7 +203,7 @@ def test_another_published_key_does_not_verify(
     other = SigningKey("second")
     published.keys.append(other.jwk)
     token = key.sign(claims(published), kid=other.kid)
-    assert_unauthorized(Caller(client, "", token).get(), "The signature does not verify")
+    assert_unauthorized(Caller(client, "", token).get(), "The signature is invalid")
 
 
 @pytest.mark.spec("auth.jwks.kid")

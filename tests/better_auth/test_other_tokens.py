@@ -10,7 +10,7 @@ from tests.conftest import Serve
 from tests.support import assert_unauthorized
 
 NO_SUBJECT = "A required claim is missing"
-UNKNOWN_KEY = "The key is not known"
+UNKNOWN_KEY = "The signing key is unknown"
 
 
 @pytest.fixture

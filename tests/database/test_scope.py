@@ -66,7 +66,7 @@ def test_an_unauthorized_request_sends_no_message(
     anonymous = Caller(watched.client, "", None)
     forged = Caller(watched.client, "", (watched.token or "")[:-4] + "AAAA")
     assert_unauthorized(operation.send(anonymous, task), None)
-    assert_unauthorized(operation.send(forged, task), "The signature does not verify")
+    assert_unauthorized(operation.send(forged, task), "The signature is invalid")
     assert database_proxy.messages == []
 
 
