@@ -201,7 +201,7 @@ def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
         operation = _OPERATIONS.get(case.operation.label)
         if operation is not None:
             _fail_on(_check_effect(operation, response, before.task, after.task))
-    if case.operation.label == f"GET {TASKS}" and response.status_code in {200, 400}:
+    if case.operation.label == f"GET {TASKS}" and response.status_code in {200, 400, 404}:
         _fail_on(check_pages(_context, response.request.path_url))
     _context.times_applied["effects"] += 1
 

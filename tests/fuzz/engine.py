@@ -31,7 +31,7 @@ from tests.fuzz import checks
 from tests.fuzz.context import FuzzContext, Worker
 
 CONTRACT = ROOT / "specs/openapi.json"
-EXAMPLES = 25
+EXAMPLES = 35
 """Per operation and phase: enough to detect every fault in tests/faults."""
 
 
