@@ -107,7 +107,6 @@ OPERATIONS = (
 )
 
 ON_ONE_TASK = tuple(each for each in OPERATIONS if each.on_one_task)
-WITH_BODY = tuple(each for each in OPERATIONS if each.body)
 CHANGING_ONE_TASK = tuple(each for each in ON_ONE_TASK if each.scope == WRITE)
 
 

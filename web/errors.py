@@ -64,7 +64,7 @@ def _handler(to_problem: ToProblem) -> Callable[[Request, Exception], Awaitable[
 
 
 def _validation(_: Request, error: RequestValidationError) -> ProblemError:
-    """Whatever FastAPI validates itself: path parameters, and others that a route declares."""
+    """Queries, path parameters, and whatever else a route leaves to FastAPI."""
     return invalid_parameters(_item(each["msg"], *each["loc"]) for each in error.errors())
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -56,18 +57,15 @@ def _declared(request: Request) -> list[str]:
 def query_parameters(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
     """A dependency that validates the query as `model`; `openapi.parameters` declares it.
 
-    FastAPI's own query models cost about 70 µs per request.
+    Raises what FastAPI raises for its own query models, which cost about 70 µs per request.
     """
 
     async def read(request: Request) -> ModelT:
         try:
             return model.model_validate(dict(request.query_params))
         except ValidationError as error:
-            items = (
-                ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][0]))
-                for each in error.errors()
-            )
-            raise invalid_parameters(items) from None
+            located = [{**each, "loc": ("query", *each["loc"])} for each in error.errors()]
+            raise RequestValidationError(located) from None
 
     return read
 
