@@ -9,6 +9,7 @@ from io import StringIO
 from typing import Annotated, Any
 
 import pytest
+from alembic import command
 from fastapi import Header, HTTPException
 from pydantic import BaseModel
 from sqlalchemy import URL
@@ -18,7 +19,7 @@ import problems
 from main import create_app
 from observability.logs import JsonFormatter
 from tests.conftest import MakeSettings, Route, Serve
-from tests.environment import Sql, libpq_url
+from tests.environment import Sql, alembic, libpq_url, new_database
 from tests.operations import ID, OPERATIONS, methods_of
 from tests.spec_tables import table
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
@@ -241,22 +242,29 @@ def documented_sqlstates() -> Iterator[tuple[str, int]]:
             yield f"{name}000", int(status)
 
 
+@pytest.fixture(scope="module")
+def raising(make_settings: MakeSettings, server_url: URL) -> Iterator[Caller]:
+    """A user in whose database an INSERT fails with the SQLSTATE that is the task's title."""
+    with new_database(server_url) as url:
+        alembic(url, command.upgrade, "head")
+        sql = Sql(url)
+        sql(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = NEW.title; END $$;"
+            "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fail()"
+        )
+        sql.close()
+        with TestClient(create_app(make_settings(database_url=libpq_url(url)))) as client:
+            yield client_as(client, "somebody")
+
+
 @pytest.mark.spec("problems.sqlstate")
 @pytest.mark.parametrize(
     ("state", "status"), [*documented_sqlstates(), ("22001", 500), ("23505", 500), ("42601", 500)]
 )
-def test_a_database_error_gets_the_status_of_its_sqlstate(
-    serve: Serve, migrated: URL, state: str, status: int
-) -> None:
+def test_a_database_error_gets_the_status_of_its_sqlstate(raising: Caller, state: str, status: int) -> None:
     """PostgreSQL itself raises it, from a trigger."""
-    sql = Sql(migrated)
-    sql(
-        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{state}'; END $$;"
-        "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fail()"
-    )
-    sql.close()
-    response = client_as(serve(database_url=libpq_url(migrated)), "somebody").post({"title": "x"})
+    response = raising.post({"title": state})
     assert_problem(response, status, "unavailable" if status == 503 else "internal-error")
     assert ("retry-after" in response.headers) == (status == 503)
 
