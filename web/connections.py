@@ -65,7 +65,7 @@ MEMBERS = (
     "resume_writing",
 )
 WORKER_MEMBERS = ("_setup_event_loop", "_shutdown", "init_process")
-RECEIVER_MEMBERS = ("_body_wait_expired", "_complete", "_wake_waiter")
+RECEIVER_MEMBERS = ("_body_wait_expired", "_complete", "_wake_waiter", "buffered")
 
 
 class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
@@ -144,8 +144,12 @@ class BoundedProtocol(ASGIProtocol):  # type: ignore[misc]
             self.transport.abort()
 
     def _resume_reading(self) -> None:
-        """Stay paused while pipelined requests fill the buffer; gunicorn would resume after each response."""
-        if self._http1_buffered() <= BUFFER_BYTES:
+        """Stay paused while pipelined requests fill the buffer; gunicorn would resume after each response.
+
+        The body of the current request does not count: what is left of it is discarded.
+        """
+        body = self._body_receiver.buffered if self._body_receiver else 0
+        if self._http1_buffered() - body <= BUFFER_BYTES:
             super()._resume_reading()
 
     def _arm_keepalive_timer(self) -> None:

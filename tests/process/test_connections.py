@@ -138,6 +138,24 @@ def test_an_early_response_closes_the_connection(service: Service, request_: str
     assert "connection: close" in response.lower()
 
 
+@pytest.mark.spec("http.unread-body")
+def test_a_connection_serves_the_next_request_after_an_unread_body(service: Service) -> None:
+    """The service reads the body at once, and rejects the request without having used it."""
+    body = "x" * 100_000
+    head = f"POST {TASKS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    worker = worker_pid(service.process.pid)
+    with connect(service) as connection:
+        # The body queues in the kernel until the worker continues.
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            connection.sendall((head + body).encode())
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+        connection.sendall(LAST_REQUEST.encode())
+        assert read_until_closed(connection).startswith("HTTP/1.1 200 ")
+
+
 @pytest.mark.spec("http.host")
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_only_http_1_0_may_omit_the_host(service: Service, version: str) -> None:
