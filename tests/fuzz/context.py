@@ -80,6 +80,8 @@ class FuzzContext:
     """When the tokens were issued, in Unix seconds."""
     owner: User = field(init=False)
     stranger: User = field(init=False)
+    hoarder: User = field(init=False)
+    """Has tasks whose pages exceed the bound on bytes."""
     invalid_tokens: dict[str, str | None] = field(init=False)
     """Tokens that must be rejected, by what is wrong with them."""
     reader: User = field(init=False)
@@ -87,27 +89,27 @@ class FuzzContext:
     """The owner with tokens limited to one scope."""
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
     """Before and after each call, by case ID."""
-    times_applied: Counter[str] = field(default_factory=Counter)
-    """How often each check was applied."""
+    met: Counter[str] = field(default_factory=Counter)
+    """How often each situation was met."""
     calls: int = 0
 
     def __post_init__(self) -> None:
-        self.owner, self.stranger = (
+        self.owner, self.stranger, self.hoarder = (
             User(name, mint(self.secret, name, iat=self.issued_at, exp=self.issued_at + DAY))
-            for name in ("fuzz-owner", "fuzz-stranger")
+            for name in ("fuzz-owner", "fuzz-stranger", "fuzz-hoarder")
         )
         self.invalid_tokens = make_invalid_tokens(self.secret, self.owner, self.issued_at)
         self.reader, self.writer = (
             User(self.owner.id, mint(self.secret, self.owner.id, scope=scope, exp=self.issued_at + DAY))
             for scope in ("tasks:read", "tasks:write")
         )
-        self._sql = Sql(self.database)
+        self.sql = Sql(self.database)
         # A service that leaks a row lock must not block the run.
-        self._sql(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        self.sql(f"SET lock_timeout = '{LOCK_SECONDS}s'")
         self._logged = 0
 
     def close(self) -> None:
-        self._sql.close()
+        self.sql.close()
         self.other_worker.session.close()
 
     def write_users(self, path: Path) -> None:
@@ -130,7 +132,16 @@ class FuzzContext:
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Query as a superuser, to whom row security does not apply."""
-        return self._sql(statement, *parameters)
+        return self.sql(statement, *parameters)
+
+    def now(self) -> int:
+        """Unix seconds by the database's clock."""
+        return int(self.query("SELECT extract(epoch FROM clock_timestamp())")[0][0])
+
+    def any_task(self, *, of: User | None = None, deleted: bool = False) -> str:
+        """The ID of a task, of the owner unless another user is given."""
+        statement = "SELECT id::text FROM tasks WHERE user_id = %s AND (deleted_at IS NOT NULL) = %s LIMIT 1"
+        return str(self.query(statement, (of or self.owner).id, deleted)[0][0])
 
     def row(self, task: UUID) -> Row | None:
         """The stored row of the owner's task, even if deleted."""
@@ -185,7 +196,7 @@ class FuzzContext:
 
     def secrets(self) -> list[str]:
         """Values that must not appear in responses or logs."""
-        users = (self.owner, self.stranger, self.reader, self.writer)
+        users = (self.owner, self.stranger, self.hoarder, self.reader, self.writer)
         tokens = [*(user.token for user in users), *filter(None, self.invalid_tokens.values())]
         signatures = (token.rpartition(".")[2] for token in tokens)
         return [*filter(None, (self.secret, self.database.password, *signatures))]

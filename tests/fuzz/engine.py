@@ -1,4 +1,4 @@
-"""Runs Schemathesis in this process, deterministically, with all phases and checks.
+"""Runs the probes and Schemathesis in this process, deterministically, with all phases and checks.
 
 `make fuzz` runs it over HTTP, randomly and within a time budget: see `live`.
 """
@@ -23,11 +23,12 @@ from schemathesis.engine.recorder import ScenarioRecorder
 from schemathesis.python import asgi
 from schemathesis.python.asgi import ASGIApp
 from sqlalchemy import URL
+from starlette.testclient import TestClient
 
 from main import create_app
 from observability.logs import JsonFormatter
 from tests.environment import ROOT, make_settings
-from tests.fuzz import checks
+from tests.fuzz import checks, probes
 from tests.fuzz.context import FuzzContext, Worker
 
 CONTRACT = ROOT / "specs/openapi.json"
@@ -44,8 +45,8 @@ class Report:
     errors: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
-    times_applied: Counter[str] = field(default_factory=Counter)
-    """How often each custom check was applied."""
+    met: Counter[str] = field(default_factory=Counter)
+    """How often each situation was met."""
     phases: set[str] = field(default_factory=set)
     calls: int = 0
 
@@ -62,9 +63,14 @@ def fuzz(
     with _logged(folder / "service.log") as log, _worker(create_app(settings)) as other_worker:
         context = FuzzContext(other_worker, database, secret, log, int(time.time()))
         checks.use_context(context)
+        report = Report(met=context.met)
+        with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+            report.failures += probes.run(context, client, stop_at_first=stop_at_first)
+        if report.failures and stop_at_first:
+            context.close()
+            return report
         schema = schemathesis.openapi.from_path(CONTRACT, config=_config(context, folder, stop_at_first))
         schema.app = create_app(settings)
-        report = Report(times_applied=context.times_applied)
         for event in from_schema(schema).execute():
             _record(event, report)
         report.calls += context.calls

@@ -14,12 +14,14 @@ import sys
 import time
 from pathlib import Path
 
+from httpx2 import Client
 from requests import Session
 from sqlalchemy import URL, make_url
 
 from tests.environment import NO_LIMIT, libpq_url
-from tests.fuzz import checks
+from tests.fuzz import checks, probes, situations
 from tests.fuzz.context import FuzzContext, Worker
+from tests.fuzz.situations import SITUATIONS
 from tests.support import ORIGIN
 from tools import postgres, serve
 
@@ -96,9 +98,7 @@ def _context_values(service: dict[str, str], other_worker: str, log: Path) -> di
 
 
 def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
-    context = open_context(given)
-    context.write_users(REPORTS / "auth.json")
-    context.close()
+    probed = _probe(base_url, given)
     seed = os.environ.get("SEED") or str(secrets.randbits(64))
     arguments = [
         f"--url={base_url}",
@@ -114,8 +114,22 @@ def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", CONTRACT, *arguments]
     variables = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, CONTEXT_VARIABLE: json.dumps(given)}
     done = subprocess.run(command, env=variables, check=False)
+    print(f"\nProbes: {len(SITUATIONS) - len(checks.RANDOM)} situations, {len(probed)} failures")
+    print("\n".join(probed))
     print(f"\nThe report: {REPORTS / 'html'}. To repeat the run: make fuzz BUDGET={budget} SEED={seed}")
-    return done.returncode
+    return done.returncode or min(len(probed), 1)
+
+
+def _probe(base_url: str, given: dict[str, str]) -> list[str]:
+    """Run the probes; the failures, with the situations that were met too rarely."""
+    context = open_context(given)
+    context.write_users(REPORTS / "auth.json")
+    with Client(base_url=base_url, timeout=30) as client:
+        failures = probes.run(context, client)
+    context.close()
+    systematic = [each for each in SITUATIONS.values() if each not in checks.RANDOM]
+    (REPORTS / "situations.md").write_text(situations.report(context.met, systematic) + "\n")
+    return [*failures, *situations.unmet(context.met, systematic)]
 
 
 if __name__ == "__main__":

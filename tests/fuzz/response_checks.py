@@ -31,6 +31,8 @@ _ALL_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "strict-transport-security": re.compile(r"max-age=\d+.*"),
     "permissions-policy": _NOT_EMPTY,
     "content-security-policy": re.compile(r"(?=.*default-src 'none')(?=.*frame-ancestors 'none').*"),
+}
+_CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "access-control-allow-origin": re.compile(re.escape(ORIGIN)),
     "access-control-allow-credentials": re.compile("true"),
     "access-control-expose-headers": re.compile(
@@ -38,6 +40,8 @@ _ALL_RESPONSES: Mapping[str, re.Pattern[str]] = {
         "WWW-Authenticate, X-Request-ID"
     ),
 }
+_TASK_PATH = re.compile(r"/api/tasks(/[^/?]+)?(\?.*)?")
+_PREFLIGHT_HEADERS = {f"access-control-{name}" for name in ("allow-methods", "allow-headers", "max-age")}
 _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
 _OTHER_RESPONSES = {"cache-control": re.compile("no-store")}
 _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
@@ -95,10 +99,16 @@ def accepts_query(case: Case[Any], request: PreparedRequest) -> bool:
     return given.keys() <= known and all(len(values) == 1 for values in given.values())
 
 
-def check_headers(response: Response) -> Iterator[str]:
-    is_task_response = response.request.path_url.partition("?")[0].startswith("/api/tasks")
+def check_headers(response: Response, *, allowed_origin: bool = True) -> Iterator[str]:
+    """Whether the headers are those that the status and the path require, and no others.
+
+    `allowed_origin` says whether the request's `Origin` is one that CORS allows.
+    """
+    is_preflight = response.request.method == "OPTIONS" and response.status_code in {204, 400}
+    is_task_response = not is_preflight and _TASK_PATH.fullmatch(response.request.path_url)
     expected = {
         **_ALL_RESPONSES,
+        **(_CORS_RESPONSES if allowed_origin else {}),
         **(_TASK_RESPONSES if is_task_response else _OTHER_RESPONSES),
         **_BY_STATUS.get(response.status_code, {}),
     }
@@ -106,7 +116,8 @@ def check_headers(response: Response) -> Iterator[str]:
         value = ", ".join(response.headers.get(name, []))
         if not pattern.fullmatch(value):
             yield f"the header {name} of a {response.status_code} is {value!r}"
-    for name in response.headers.keys() - expected.keys() - _SERVER_HEADERS - _OPTIONAL:
+    optional = _OPTIONAL | _PREFLIGHT_HEADERS if is_preflight else _OPTIONAL
+    for name in response.headers.keys() - expected.keys() - _SERVER_HEADERS - optional:
         yield f"nothing is said of a header {name}"
     if "Origin" not in ", ".join(response.headers.get("vary", [])):
         yield "the answer does not vary by Origin"
@@ -187,5 +198,5 @@ def _strings(document: Any) -> Iterator[str]:
 def _parse_json(text: str | bytes | None) -> object:
     try:
         return json.loads(text or b"null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -1,0 +1,246 @@
+"""Sends the systematic requests of a fuzz run, and checks what holds for every response.
+
+Schemathesis generates requests at random; probes (see `probes`) send those that follow
+from the specification: each limit and its neighbours, each way to forge a token, each
+method of each path. Failures are collected with their clauses and a `curl` command.
+"""
+
+import json
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
+
+import requests
+from httpx2 import Client, Response
+from schemathesis import Response as CheckedResponse
+
+from tests.fuzz import response_checks
+from tests.fuzz.context import FuzzContext, User
+from tests.fuzz.situations import Situation, situation
+from tests.operations import Operation
+from tests.support import ORIGIN
+
+Headers = Sequence[tuple[str, str]]
+Content = bytes | Iterator[bytes] | None
+
+MAXIMUM_CURL_BODY = 400
+"""Characters of a body that a failure report repeats."""
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `Prober.request`."""
+
+    token: str | User | None
+    scheme: str
+    headers: Headers
+    content: Content
+    origin: str | None
+
+
+JSON: Headers = (("Content-Type", "application/json"),)
+
+
+def valid(operation: Operation, token: str | User | None) -> Options:
+    """What a valid request of this operation has beside its method and URL."""
+    content = json.dumps(operation.body()).encode() if operation.body else None
+    return {"token": token, "content": content, "headers": JSON}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request whose log line is still to be checked."""
+
+    method: str
+    path: str
+    status: int
+    user_id: str | None
+    """Whose token it carried, if it was one user's own."""
+    milliseconds: float
+    """From sending the request to having read the response."""
+
+
+@dataclass
+class Prober:
+    """One run of the probes against one running service."""
+
+    context: FuzzContext
+    client: Client
+    current: Situation
+    failures: list[str] = field(default_factory=list)
+    sent: dict[str, Sent] = field(default_factory=dict)
+    """By request ID."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | User | None = None,
+        scheme: str = "Bearer",
+        headers: Headers = (),
+        content: Content = None,
+        origin: str | None = ORIGIN,
+    ) -> Response:
+        """Send a request and check what holds for every response.
+
+        A user sends their own token; a string is sent as the token; None sends no
+        `Authorization` header.
+        """
+        request_id = uuid.uuid4().hex
+        sent_headers = [("X-Request-ID", request_id), *headers]
+        if origin is not None:
+            sent_headers.append(("Origin", origin))
+        if token is not None:
+            text = token.token if isinstance(token, User) else token
+            sent_headers.append(("Authorization", f"{scheme} {text}".rstrip()))
+        started = time.perf_counter()
+        response = self.client.request(
+            method, path, headers=sent_headers, content=content, follow_redirects=False
+        )
+        elapsed = (time.perf_counter() - started) * 1000
+        user_id = token.id if isinstance(token, User) else None
+        self.sent[request_id] = Sent(method, path, response.status_code, user_id, elapsed)
+        self.context.calls += 1
+        self._check(response, content if isinstance(content, bytes) else None, allowed=origin == ORIGIN)
+        self.expect(
+            response.headers.get("X-Request-ID") == request_id, "the request's ID is not kept", response
+        )
+        return response
+
+    def accept(self, status: int, method: str, path: str, **options: Unpack[Options]) -> Response:
+        """Send a request that must get this status."""
+        response = self.request(method, path, **options)
+        self.met()
+        self.expect(
+            response.status_code == status, f"the status is {response.status_code} and not {status}", response
+        )
+        return response
+
+    def refuse(self, status: int, kind: str, method: str, path: str, **options: Unpack[Options]) -> Response:
+        """Send a request that must get a problem of this status and type, and change nothing."""
+        before = self.context.fingerprint()
+        response = self.accept(status, method, path, **options)
+        if response.status_code == status and method != "HEAD":
+            found = problem_type(response)
+            self.expect(found == kind, f"the problem is {found!r} and not {kind!r}", response)
+        self.expect(self.context.fingerprint() == before, "a rejected request changed something", response)
+        return response
+
+    def expect_errors(self, response: Response, member: str, location: str) -> None:
+        """Every error of a 422 is at this location, or at the item of an array there."""
+        if response.status_code != 422:
+            return
+        found = [each.get(member) for each in response.json()["errors"]]
+        at_location = all(each == location or str(each).startswith(f"{location}/") for each in found)
+        self.expect(found and at_location, f"the {member} of the errors is {found}", response)
+
+    def met(self) -> None:
+        """Count the situation of the current probe."""
+        self.context.met[self.current.name] += 1
+
+    def fail(self, what: str, response: Response | None = None, of: Situation | None = None) -> None:
+        """Report a violation of the clauses of the current probe, or of another situation."""
+        violated = of or self.current
+        repeat = f"\n    {as_curl(response)}" if response is not None else ""
+        self.failures.append(f"{violated.name}: {what} [{', '.join(violated.clauses)}]{repeat}")
+
+    def expect(self, condition: object, otherwise: str, response: Response | None = None) -> None:
+        if not condition:
+            self.fail(otherwise, response)
+
+    def _check(self, response: Response, content: bytes | None, *, allowed: bool) -> None:
+        """Check what holds for every response."""
+        checked = _checked(response, content)
+        self.context.met[EVERY_RESPONSE.name] += 1
+        problems = [
+            *response_checks.check_headers(checked, allowed_origin=allowed),
+            *response_checks.check_problem(checked),
+            *response_checks.check_timestamps(checked),
+            *response_checks.leaks(checked, self.context.secrets()),
+        ]
+        for problem in problems:
+            self.fail(problem, response, EVERY_RESPONSE)
+
+
+EVERY_RESPONSE = situation(
+    "every response to a probe",
+    "headers.security",
+    "headers.cache",
+    "cors.allowed",
+    "cors.expose",
+    "cors.vary",
+    "problems.media-type",
+    "problems.members",
+    "problems.no-echo",
+    "task.timestamps",
+    at_least=1_000,
+)
+SEED = situation("the first tasks of a run", "tasks.durable", "tasks.delete.deleted")
+
+PROBES: dict[str, Callable[[Prober], None]] = {}
+"""The probes by the name of their situation, in the order in which they run."""
+
+
+def probe(*clauses: str, at_least: int = 1) -> Callable[[Callable[[Prober], None]], Callable[[Prober], None]]:
+    """Declare a probe; its function's name is that of its situation.
+
+    `at_least` is how many requests it must have sent.
+    """
+
+    def declare(function: Callable[[Prober], None]) -> Callable[[Prober], None]:
+        name = function.__name__.replace("_", " ")
+        situation(name, *clauses, at_least=at_least)
+        PROBES[name] = function
+        return function
+
+    return declare
+
+
+def as_curl(response: Response) -> str:
+    """The command that repeats a request, with the token in a variable and a long body cut."""
+    request = response.request
+    arguments = ["curl", "-i", "-X", request.method, str(request.url)]
+    for name, value in request.headers.multi_items():
+        if name not in {"host", "content-length", "connection", "accept", "accept-encoding", "user-agent"}:
+            is_token = name == "authorization" and value.startswith("Bearer ")
+            arguments += ["-H", f"{name}: {'Bearer $TOKEN' if is_token else value}"]
+    body = _text(request.content if hasattr(request, "_content") else b"(a streamed body)")
+    if body:
+        arguments += ["--data-raw", body]
+    return shlex.join(arguments).replace("'authorization: Bearer $TOKEN'", '"authorization: Bearer $TOKEN"')
+
+
+def _text(body: bytes) -> str:
+    text = body.decode(errors="backslashreplace")
+    return text if len(text) <= MAXIMUM_CURL_BODY else f"{text[:MAXIMUM_CURL_BODY]}… ({len(body)} bytes)"
+
+
+def problem_type(response: Response) -> str:
+    """The last part of a problem's `type`; empty if the response is no problem."""
+    try:
+        return str(response.json()["type"]).removeprefix("/problems/")
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _checked(response: Response, content: bytes | None) -> CheckedResponse:
+    """The response in the form that `response_checks` takes."""
+    request = requests.Request(response.request.method, str(response.request.url), data=content).prepare()
+    return CheckedResponse(
+        status_code=response.status_code,
+        headers=_grouped(response),
+        content=response.content,
+        request=request,
+        elapsed=0.0,
+        verify=False,
+    )
+
+
+def _grouped(response: Response) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name, value in response.headers.multi_items():
+        grouped.setdefault(name.lower(), []).append(value)
+    return grouped

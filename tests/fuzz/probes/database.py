@@ -1,0 +1,163 @@
+"""Probes of the database under the role of the requests: row security, grants and constraints.
+
+They connect as the service does, without its code: what the database itself permits.
+"""
+
+import psycopg2
+
+from tests.environment import Sql
+from tests.fuzz.prober import Prober, probe
+
+ROLE = "tasks_api"
+DENIED = "42501"
+CHECK, NOT_NULL, UNIQUE = "23514", "23502", "23505"
+FORBIDDEN = (
+    "DELETE FROM tasks",
+    "TRUNCATE tasks",
+    "UPDATE tasks SET user_id = user_id",
+    "UPDATE tasks SET id = id",
+    "UPDATE tasks SET created_at = created_at",
+    "CREATE TABLE x ()",
+    "CREATE SCHEMA x",
+    "CREATE ROLE x",
+    "DROP TABLE tasks",
+    "ALTER TABLE tasks DISABLE ROW LEVEL SECURITY",
+    "INSERT INTO alembic_version VALUES ('x')",
+    "UPDATE alembic_version SET version_num = 'x'",
+    "DELETE FROM alembic_version",
+)
+WRITABLE = (
+    "title, description, completed, completed_at, priority, due_at, tags, version, updated_at, deleted_at"
+)
+ALLOWED = (
+    "SELECT * FROM tasks",
+    "SELECT version_num FROM alembic_version",
+    f"UPDATE tasks SET {', '.join(f'{name} = {name}' for name in WRITABLE.split(', '))}",
+)
+VIOLATIONS = (
+    ("title", "''", CHECK), ("title", "repeat('x', 201)", CHECK), ("title", "NULL", NOT_NULL),
+    ("description", "repeat('x', 5001)", CHECK), ("completed", "NULL", NOT_NULL),
+    ("completed", "true", CHECK),
+    ("completed_at", "now()", CHECK), ("priority", "'urgent'", CHECK), ("priority", "NULL", NOT_NULL),
+    ("due_at", "'1969-12-31 23:59:59Z'", CHECK), ("due_at", "'10000-01-01Z'", CHECK),
+    ("tags", "NULL", NOT_NULL),
+    ("tags", "array_fill('x'::text, ARRAY[21])", CHECK), ("tags", "ARRAY[NULL]", CHECK),
+    ("tags", "ARRAY[['x']]", CHECK),
+    ("version", "0", CHECK), ("version", "NULL", NOT_NULL), ("created_at", "NULL", NOT_NULL),
+    ("updated_at", "NULL", NOT_NULL), ("user_id", "NULL", DENIED), ("id", "NULL", NOT_NULL),
+)  # fmt: skip
+WITHIN = (
+    ("title", "repeat('x', 200)"), ("description", "repeat('x', 5000)"), ("description", "NULL"),
+    ("priority", "'low'"),
+    ("priority", "'high'"), ("due_at", "'1970-01-01Z'"), ("due_at", "'9999-12-31 23:59:59.999999Z'"),
+    ("tags", "array_fill('x'::text, ARRAY[20])"), ("deleted_at", "now()"),
+)  # fmt: skip
+
+
+def _state(sql: Sql, user: str | None, statement: str) -> str | None:
+    """Run a statement in a user's scope and undo it; the SQLSTATE if it failed."""
+    sql("BEGIN")
+    try:
+        sql("SELECT set_config('role', %s, true)", ROLE)
+        if user is not None:
+            sql("SELECT set_config('app.user_id', %s, true)", user)
+        sql(statement)
+    except psycopg2.Error as error:
+        return error.pgcode
+    finally:
+        sql("ROLLBACK")
+    return None
+
+
+def _count(sql: Sql, user: str | None, statement: str) -> int:
+    """How many rows a statement returns in a user's scope."""
+    sql("BEGIN")
+    try:
+        sql("SELECT set_config('role', %s, true)", ROLE)
+        if user is not None:
+            sql("SELECT set_config('app.user_id', %s, true)", user)
+        return len(sql(statement))
+    finally:
+        sql("ROLLBACK")
+
+
+def _insert(user: str, column: str = "title", value: str = "'x'") -> str:
+    values = {"user_id": f"'{user}'", "id": "gen_random_uuid()", "title": "'x'", column: value}
+    return f"INSERT INTO tasks ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+
+
+def _expect_state(prober: Prober, user: str | None, statement: str, expected: str | None) -> None:
+    prober.met()
+    found = _state(prober.context.sql, user, statement)
+    prober.expect(found == expected, f"{statement} as {user!r}: SQLSTATE {found} and not {expected}")
+
+
+@probe("schema.rls.policy", "schema.rls.forced", at_least=9)
+def statements_in_another_users_scope(prober: Prober) -> None:
+    context = prober.context
+    owner, stranger = context.owner.id, context.stranger.id
+    sql = context.sql
+    touch = "UPDATE tasks SET title = title WHERE user_id = '{}' RETURNING 1"
+    for user in (stranger, "", None, f"{owner} ", owner.upper(), "%"):
+        prober.met()
+        prober.expect(
+            _count(sql, user, f"SELECT 1 FROM tasks WHERE user_id = '{owner}'") == 0,
+            f"{user!r} reads the owner's rows",
+        )
+        prober.expect(_count(sql, user, touch.format(owner)) == 0, f"{user!r} updates the owner's rows")
+        _expect_state(prober, user, _insert(owner), DENIED)
+    _expect_state(prober, owner, _insert(owner), None)
+    prober.expect(_count(sql, owner, touch.format(owner)) > 0, "the owner cannot update their own rows")
+    forced = context.query(
+        "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'tasks'::regclass"
+    )
+    prober.expect(forced == [(True,)], "row security is not enabled and forced")
+
+
+@probe("schema.role.grants", "schema.role.no-bypass", at_least=len(FORBIDDEN) + len(ALLOWED))
+def statements_without_and_with_a_grant(prober: Prober) -> None:
+    for statement in FORBIDDEN:
+        _expect_state(prober, prober.context.owner.id, statement, DENIED)
+    for statement in ALLOWED:
+        _expect_state(prober, prober.context.owner.id, statement, None)
+    attributes = "rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolcanlogin OR rolreplication"
+    found = prober.context.query(f"SELECT {attributes} FROM pg_roles WHERE rolname = %s", ROLE)
+    prober.expect(found == [(False,)], "the role has an attribute that it must not have")
+
+
+@probe("schema.checks", "schema.key", at_least=len(VIOLATIONS) + len(WITHIN) + 1)
+def rows_at_and_beyond_each_constraint(prober: Prober) -> None:
+    """What the API would reject, the table rejects as well."""
+    owner = prober.context.owner.id
+    for column, value, state in VIOLATIONS:
+        _expect_state(prober, owner, _insert(owner, column, value), state)
+    for column, value in WITHIN:
+        _expect_state(prober, owner, _insert(owner, column, value), None)
+    _expect_state(prober, "x" * 255, _insert("x" * 255), None)
+    _expect_state(prober, "x" * 256, _insert("x" * 256), CHECK)
+    existing = prober.context.any_task()
+    _expect_state(prober, owner, _insert(owner, "id", f"'{existing}'"), UNIQUE)
+    stranger = prober.context.stranger.id
+    _expect_state(prober, stranger, _insert(stranger, "id", f"'{existing}'"), None)
+
+
+@probe("schema.index", "schema.plans", at_least=2)
+def the_plan_of_a_list(prober: Prober) -> None:
+    """With sequential scans and sorts discouraged, neither is left if an index serves the list."""
+    for condition in ("", "AND completed"):
+        prober.met()
+        plan = _plan(prober.context.sql, condition)
+        prober.expect("Seq Scan" not in plan and "Sort" not in plan, f"a list is planned as {plan}")
+
+
+def _plan(sql: Sql, condition: str) -> str:
+    sql("BEGIN")
+    try:
+        sql("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off")
+        rows = sql(
+            "EXPLAIN SELECT * FROM tasks WHERE user_id = 'x' AND deleted_at IS NULL"
+            f" {condition} ORDER BY id DESC LIMIT 50"
+        )
+        return "\n".join(row[0] for row in rows)
+    finally:
+        sql("ROLLBACK")

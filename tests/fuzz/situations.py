@@ -1,0 +1,104 @@
+"""The situations that a fuzz run must meet, and the clauses that each of them proves.
+
+A check that never met its situation proves nothing, so a run fails if a situation was
+met less often than `at_least`. `OUT_OF_SIGHT` names the clauses that no request and no
+log line of this run can show, with the reason; a test fails if a clause is in neither.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Situation:
+    name: str
+    clauses: tuple[str, ...]
+    at_least: int
+
+
+SITUATIONS: dict[str, Situation] = {}
+"""By name, in the order in which they were declared."""
+
+
+def situation(name: str, *clauses: str, at_least: int = 1) -> Situation:
+    """Declare a situation. Raises ValueError if the name is taken or no clause is given."""
+    if name in SITUATIONS or not clauses:
+        raise ValueError(f"a situation needs a name of its own and a clause: {name}")
+    declared = Situation(name, clauses, at_least)
+    SITUATIONS[name] = declared
+    return declared
+
+
+def unmet(met: Mapping[str, int], situations: Iterable[Situation]) -> Iterator[str]:
+    """The situations that were met too rarely, with both counts."""
+    for each in situations:
+        if met.get(each.name, 0) < each.at_least:
+            yield f"{each.name}: {met.get(each.name, 0)} of at least {each.at_least}"
+
+
+def report(met: Mapping[str, int], situations: Iterable[Situation]) -> str:
+    """A Markdown table of situations, with how often each was met."""
+    lines = ["| situation | clauses | met | at least |", "| --- | --- | ---: | ---: |"]
+    lines += [
+        f"| {each.name} | {', '.join(each.clauses)} | {met.get(each.name, 0)} | {each.at_least} |"
+        for each in situations
+    ]
+    return "\n".join(lines)
+
+
+_PROCESS = "needs a process of its own: tests/process"
+_CONNECTION = "is enforced by gunicorn, below HTTP: tests/hostile and tests/process"
+_INTERNAL = "is about what happens inside: tests/database"
+_MIGRATIONS = "is about migrations: tests/database/test_migrations.py"
+_TOOLS = "is about tools that read the document: tests/contract_tools"
+_SETTINGS = "needs other settings"
+
+OUT_OF_SIGHT: Mapping[str, str] = {
+    "auth.jwks.": _SETTINGS,
+    "auth.issuer": _SETTINGS,
+    "auth.secret-rotation": _SETTINGS,
+    "auth.signed-out": "is about the absence of a request: tests/better_auth",
+    "auth.no-database": "is counted in PostgreSQL: tests/database/test_cost.py",
+    "limits.": _SETTINGS,
+    "tasks.round-trip": _INTERNAL,
+    "tasks.one-hop": _INTERNAL,
+    "http.unread-body": _CONNECTION,
+    "http.timeouts.": _CONNECTION,
+    "http.unread-answer": _CONNECTION,
+    "http.pipelining": _CONNECTION,
+    "http.headers-limit": _CONNECTION,
+    "http.host": _CONNECTION,
+    "http.transfer-coding": _CONNECTION,
+    "http.pieces": _CONNECTION,
+    "http.malformed-framing": _CONNECTION,
+    "problems.http-exception": "is about routes that the service does not have: tests/http/test_problems.py",
+    "problems.unforeseen": "needs a bug: tests/http/test_problems.py",
+    "problems.privilege": "needs a damaged database: tests/http/test_problems.py",
+    "problems.sqlstate": "needs a damaged database: tests/http/test_problems.py",
+    "problems.unavailable": "needs a database that is absent: tests/database",
+    "problems.deadline": "needs a database that hangs: tests/database",
+    "problems.pool": "needs a pool that is exhausted: tests/database",
+    "health.live.stuck": "needs a database that hangs: tests/database",
+    "health.ready.once": "is counted in PostgreSQL: tests/http/test_health.py",
+    "contract.lint": _TOOLS,
+    "contract.clients": _TOOLS,
+    "contract.fuzz": "is this run with default settings: tests/contract_tools",
+    "process.settings": _PROCESS,
+    "process.database-absent": _PROCESS,
+    "process.reconnect": _PROCESS,
+    "process.hung-connections": "needs a database that hangs: tests/database",
+    "process.tls": _PROCESS,
+    "process.logs.prompt": _PROCESS,
+    "process.logs.unforeseen": "needs a bug: tests/http/test_problems.py",
+    "process.logs.trace": _PROCESS,
+    "process.tracing": _PROCESS,
+    "process.stop": _PROCESS,
+    "process.connections": _PROCESS,
+    "process.token": _PROCESS,
+    "schema.role.created": _MIGRATIONS,
+    "schema.scope": _INTERNAL,
+    "schema.migrations.": _MIGRATIONS,
+    "schema.url": _MIGRATIONS,
+    "schema.revision": _MIGRATIONS,
+}
+"""Why a clause, or all clauses that begin like this, have no situation."""
