@@ -79,10 +79,15 @@ def start(
         )
 
 
+CONFIGURATION = ROOT / "gunicorn.conf.py"
+
+
 @contextmanager
-def running_service(environment: dict[str, str], output: Path) -> Iterator[Service]:
+def running_service(
+    environment: dict[str, str], output: Path, configuration: Path = CONFIGURATION
+) -> Iterator[Service]:
     # Outside the project folder, so that a developer's .env is not read.
-    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "main:app"]
+    command = [sys.executable, "-m", "gunicorn", "-c", str(configuration), "main:app"]
     process = start(command, {**environment, "PYTHONPATH": str(ROOT)}, output, output.parent)
     service = Service(process, f"http://127.0.0.1:{environment['PORT']}", output)
     try:
