@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ class Sql:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def clock(sql: Sql) -> datetime:
+    """The database's current time."""
+    [[now]] = sql("SELECT clock_timestamp()")
+    assert isinstance(now, datetime)
+    return now
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 from httpx2 import Response
 
-from tests.environment import Sql
+from tests.environment import Sql, clock
 from tests.factories import full_task, new_task
 from tests.spec_tables import task_fields
 from tests.support import Caller, error_locations, ok
@@ -232,16 +232,25 @@ def test_every_response_has_the_documented_fields(owner: Caller) -> None:
     assert [set(answer) for answer in answers] == [task_fields()] * 4
 
 
-@pytest.mark.spec("task.timestamps")
-def test_timestamps_are_in_utc_and_accurate(owner: Caller, sql: Sql) -> None:
-    before = sql("SELECT clock_timestamp()")[0][0]
+@pytest.mark.spec("task.timestamps", "task.completed-at")
+def test_timestamps_are_the_time_of_the_change_in_utc(owner: Caller, sql: Sql) -> None:
+    """The database's clock is read between the changes."""
+    times = [clock(sql)]
     task = owner.create()
+    times += [utc(task["created_at"]), clock(sql)]
     changed = ok(owner.patch(task["id"], {"title": "changed"}))
-    assert changed["created_at"] == task["created_at"]
-    assert task["created_at"].endswith("Z")
-    times = [datetime.fromisoformat(each) for each in (task["created_at"], changed["updated_at"])]
-    assert before < times[0] < times[1] < sql("SELECT clock_timestamp()")[0][0]
-    assert all(time.tzinfo == UTC for time in times)
+    times += [utc(changed["updated_at"]), clock(sql)]
+    completed = ok(owner.put(task["id"], new_task(completed=True)))
+    assert times[-1] < utc(completed["completed_at"])
+    times += [utc(completed["updated_at"]), clock(sql)]
+    assert utc(completed["completed_at"]) < times[-1]
+    assert times == sorted(set(times))
+    assert completed["created_at"] == changed["created_at"] == task["created_at"]
+
+
+def utc(timestamp: str) -> datetime:
+    assert timestamp.endswith("Z")
+    return datetime.fromisoformat(timestamp)
 
 
 @pytest.mark.spec("task.strict")
