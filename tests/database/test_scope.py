@@ -5,6 +5,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from operator import itemgetter
 
 import pytest
 from sqlalchemy import URL, text
@@ -16,8 +17,7 @@ from database.session import UserSession
 from db import Database, PoolExhausted
 from models import Task
 from tests.conftest import MakeSettings, Serve
-from tests.environment import Sql, libpq_url
-from tests.factories import new_task
+from tests.environment import Sql, clock, libpq_url
 from tests.operations import ON_ONE_TASK, Operation, each
 from tests.protocol_proxy import ProtocolProxy
 from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as, ok, wait_until
@@ -251,13 +251,17 @@ def test_losing_the_connection_during_a_statement_gets_503(serve: Serve, databas
 
 
 @pytest.mark.spec("problems.unavailable")
-def test_a_statement_has_a_deadline(serve: Serve, database_url: URL) -> None:
+def test_a_statement_has_a_deadline(
+    serve: Serve, database_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's own, which ends before the deadline of the request."""
     caller = client_as(serve(db_statement_timeout=0.2), f"late-{uuid.uuid4()}")
     task = caller.create()
     with Locked(database_url, task["id"]):
         response = caller.patch(task["id"], {"title": "x"})
         assert_problem(response, 503, "unavailable")
         assert int(response.headers["retry-after"]) >= 1
+    assert "database unavailable: OperationalError (SQLSTATE 57014)" in caplog.messages
     assert caller.read(task["id"]) == task
 
 
@@ -279,14 +283,17 @@ def test_waiting_for_a_connection_times_out(serve: Serve, database_url: URL, sql
 
 
 @pytest.mark.spec("tasks.concurrent")
-def test_concurrent_updates_are_all_applied(owner: Caller) -> None:
+def test_concurrent_updates_are_all_applied(owner: Caller, database_url: URL, sql: Sql) -> None:
+    """Both statements have begun before either gets the row's lock."""
     task = owner.create()["id"]
-    with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(lambda n: ok(owner.patch(task, {"title": f"t{n}"})), range(100)))
-    assert sorted(answer["version"] for answer in answers) == list(range(2, 102))
-    in_order = sorted(answers, key=lambda answer: answer["version"])
-    assert [answer["updated_at"] for answer in in_order] == sorted(answer["updated_at"] for answer in answers)
-    assert owner.read(task) == in_order[-1]
+    with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
+        changes = [threads.submit(owner.patch, task, {"title": f"t{number}"}) for number in range(2)]
+        lock.wait_for_waiters(sql, 2)
+        lock.release()
+        first, second = sorted((ok(change.result()) for change in changes), key=itemgetter("version"))
+    assert (first["version"], second["version"]) == (2, 3)
+    assert first["updated_at"] < second["updated_at"]
+    assert owner.read(task) == second
 
 
 @pytest.mark.spec("tasks.concurrent", "task.timestamps")
@@ -297,7 +304,7 @@ def test_a_change_that_waited_bears_the_time_at_which_it_was_made(
     with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
         waiting = threads.submit(owner.patch, task, {"completed": True})
         lock.wait_for_waiter(sql)
-        [[released_at]] = sql("SELECT clock_timestamp()")
+        released_at = clock(sql)
         lock.change_and_release()
         changed = ok(waiting.result())
     assert changed["version"] == 3
@@ -306,33 +313,38 @@ def test_a_change_that_waited_bears_the_time_at_which_it_was_made(
 
 
 @pytest.mark.spec("tasks.concurrent", "tasks.delete.gone")
-def test_only_one_of_concurrent_deletes_succeeds(owner: Caller) -> None:
+def test_only_one_of_concurrent_deletes_succeeds(owner: Caller, database_url: URL, sql: Sql) -> None:
     task = owner.create()["id"]
-    with ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(lambda _: owner.delete(task).status_code, range(10)))
-    assert sorted(answers) == [204] + [404] * 9
+    with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
+        deletions = [threads.submit(owner.delete, task) for _ in range(2)]
+        lock.wait_for_waiters(sql, 2)
+        lock.release()
+        assert sorted(deletion.result().status_code for deletion in deletions) == [204, 404]
 
 
 @pytest.mark.spec("schema.scope.local", "tasks.isolation")
-def test_users_sharing_connections_are_isolated(serve: Serve) -> None:
-    client = serve(db_pool_size=2)
-    callers = [client_as(client, f"mixed-{uuid.uuid4()}") for _ in range(20)]
-    mistakes: list[object] = []
+def test_concurrent_users_are_isolated(make_settings: MakeSettings) -> None:
+    """Another user's request runs between the start of a request and its statement."""
+    begun, proceed = threading.Event(), threading.Event()
 
-    def use(caller: Caller) -> None:
-        for _ in range(5):
-            task = ok(caller.post(new_task()), 201)
-            if task["user_id"] != caller.user_id:
-                mistakes.append(task)
-            mistakes.extend(each for each in caller.get().json() if each["user_id"] != caller.user_id)
+    def scope(session: UserSession, _: str) -> object:
+        return session.rows(text("SELECT current_setting('app.user_id')"), {})
 
-    threads = [threading.Thread(target=use, args=(caller,)) for caller in callers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert mistakes == []
-    assert [len(caller.ids()) for caller in callers] == [5] * 20
+    def scope_later(session: UserSession, user_id: str) -> object:
+        begun.set()
+        proceed.wait(10)
+        return scope(session, user_id)
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=2))
+        interrupted = asyncio.create_task(database.run("somebody", scope_later))
+        await asyncio.to_thread(begun.wait)
+        assert await database.run("another", scope) == [("another",)]
+        proceed.set()
+        assert await interrupted == [("somebody",)]
+        await database.close()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.spec("tasks.durable")
