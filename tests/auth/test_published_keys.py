@@ -1,5 +1,6 @@
 """Tokens verified with the keys that Better Auth publishes (JWKS)."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -47,9 +48,14 @@ def no_refetch_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "REFETCH_SECONDS", 0)
 
 
+@pytest.fixture(autouse=True)
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "clock", lambda: 0)
+
+
 def age_keys(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Make the fetched keys appear older by `seconds`."""
-    monkeypatch.setattr(keys, "clock", lambda: time.monotonic() + seconds)
+    """Set the clock to this time after the first fetch."""
+    monkeypatch.setattr(keys, "clock", lambda: seconds)
 
 
 def claims(published: KeyServer, **changes: object) -> dict[str, object]:
@@ -246,7 +252,7 @@ def test_unknown_key_ids_do_not_trigger_repeated_fetches(
 
 
 @pytest.mark.spec("auth.jwks.unknown-kid")
-@pytest.mark.parametrize(("seconds", "fetches"), [(2, 1), (5, 2)])
+@pytest.mark.parametrize(("seconds", "fetches"), [(4.9, 1), (5, 2)])
 def test_an_unknown_key_id_is_looked_up_again_after_5_seconds(
     client: TestClient,
     published: KeyServer,
@@ -273,13 +279,24 @@ def test_a_new_key_is_fetched_immediately(client: TestClient, published: KeyServ
     assert len(published.requests) == 2
 
 
+@pytest.mark.spec("auth.jwks.unknown-kid")
+def test_concurrent_requests_share_a_fetch(published: KeyServer, key: SigningKey) -> None:
+    async def scenario() -> list[int]:
+        source = keys.JwksKeySource(f"{published.url}{PATH}")
+        found = await asyncio.gather(*(source.keys_for({"kid": key.kid}) for _ in range(3)))
+        return [len(each) for each in found]
+
+    assert asyncio.run(scenario()) == [1, 1, 1]
+    assert len(published.requests) == 1
+
+
 @pytest.mark.spec("auth.jwks.rotation", "auth.jwks.refresh")
 def test_a_withdrawn_key_is_rejected_after_the_keys_expire(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
     published.keys = [SigningKey("second").jwk]
-    age_keys(monkeypatch, 301)
+    age_keys(monkeypatch, 300)
     assert_unauthorized(Caller(client, "", key.sign(claims(published, n=2))).get(), UNKNOWN_KEY)
 
 
@@ -289,10 +306,10 @@ def test_keys_are_refreshed_before_they_expire(
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
     published.hang = True
-    age_keys(monkeypatch, 230)
+    age_keys(monkeypatch, 239)
     assert status_for(client, key.sign(claims(published, n=2))) == 200
     assert not is_fetching(client)
-    age_keys(monkeypatch, 241)
+    age_keys(monkeypatch, 240)
     assert status_for(client, key.sign(claims(published, n=3))) == 200
     assert is_fetching(client)
     wait_until(lambda: len(published.requests) == 2, "nothing was fetched")
@@ -305,9 +322,9 @@ def test_stale_keys_are_used_while_the_endpoint_is_down(
 ) -> None:
     assert status_for(client, key.sign(claims(published))) == 200
     published.answer = (500, {}, b"")
-    age_keys(monkeypatch, 24 * 3600 - 60)
+    age_keys(monkeypatch, 24 * 3600 - 1)
     assert status_for(client, key.sign(claims(published, n=2))) == 200
-    age_keys(monkeypatch, 24 * 3600 + 1)
+    age_keys(monkeypatch, 24 * 3600)
     assert_unavailable(client, key.sign(claims(published, n=3)))
     published.answer = None
     new = SigningKey("second")
