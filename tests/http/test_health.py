@@ -1,12 +1,13 @@
 """Liveness and readiness."""
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 
 import pytest
 from sqlalchemy import URL
 
 import db
-from tests.conftest import Route, Serve
+from db import Database
+from tests.conftest import MakeSettings, Route, Serve
 from tests.environment import Sql, libpq_url
 from tests.protocol_proxy import ProtocolProxy
 from tests.support import Caller, assert_problem
@@ -85,11 +86,18 @@ def test_the_readiness_result_is_cached(
 
 
 @pytest.mark.spec("health.ready.once")
-def test_concurrent_readiness_checks_share_one_query(serve: Serve, database_proxy: ProtocolProxy) -> None:
-    client = serve(database_url=libpq_url(database_proxy.url), db_pool_size=8)
-    with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: client.get("/health/ready").status_code, range(8)))
-    assert answers == [200] * 8
+def test_concurrent_readiness_checks_share_one_query(
+    make_settings: MakeSettings, database_proxy: ProtocolProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them begin before the database can answer, and no result is cached."""
+    monkeypatch.setattr(db, "READINESS_SECONDS", 0)
+
+    async def scenario() -> None:
+        database = Database(make_settings(database_url=libpq_url(database_proxy.url)))
+        await asyncio.gather(*(database.check_ready() for _ in range(5)))
+        await database.close()
+
+    asyncio.run(scenario())
     assert len([message for message in database_proxy.messages if "row_security_active" in message]) == 1
 
 
