@@ -20,6 +20,7 @@ SERVER_CONNECTIONS = 2
 """For each database and user: fewer than one worker's DB_POOL_SIZE."""
 
 # auth_user: the superuser looks up the roles that tests create.
+# stats_users: it may query the pools, in the database `pgbouncer`.
 # server_login_retry: reconnect to an unreachable server after 1 s instead of 15.
 CONFIGURATION = """\
 [databases]
@@ -32,6 +33,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {home}/users
 auth_user = {server.username}
+stats_users = {server.username}
 pool_mode = transaction
 default_pool_size = {connections}
 max_client_conn = 1000

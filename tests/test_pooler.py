@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg2
@@ -17,6 +18,8 @@ from tests.pooler import SERVER_CONNECTIONS, pooler
 from tests.protocol_proxy import PROTOCOL_VERSION
 from tests.support import wait_until
 from tools.postgres import Failure
+
+BACKEND = "SELECT pg_backend_pid()"
 
 
 @pytest.mark.parametrize("options", ["-c search_path=public", "-c statement_timeout=1"])
@@ -48,11 +51,25 @@ def test_parameters_that_neon_supports_are_supported(
 
 
 def test_clients_share_server_connections(pooler_url: URL) -> None:
-    callers = [Sql(pooler_url) for _ in range(3 * SERVER_CONNECTIONS)]
-    backends = {caller("SELECT pg_backend_pid()")[0] for caller in callers}
-    for caller in callers:
-        caller.close()
-    assert len(backends) <= SERVER_CONNECTIONS
+    """While transactions occupy all of them, another client waits for one of the same."""
+    holders, another = [Sql(pooler_url) for _ in range(SERVER_CONNECTIONS)], Sql(pooler_url)
+    pools = Sql(pooler_url.set(database="pgbouncer"))
+    for holder in holders:
+        holder("BEGIN")
+    backends = {holder(BACKEND)[0] for holder in holders}
+    assert len(backends) == SERVER_CONNECTIONS
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(another, BACKEND)
+        wait_until(lambda: clients_waiting(pools), "the client does not wait")
+        holders[0]("COMMIT")
+        assert waiting.result()[0] in backends
+    for client in (*holders, another, pools):
+        client.close()
+
+
+def clients_waiting(pools: Sql) -> bool:
+    """Whether a client waits (cl_waiting) although no server connection is being opened (sv_login)."""
+    return any(pool[3] and not pool[12] for pool in pools("SHOW POOLS"))
 
 
 def test_a_database_can_be_dropped_behind_it(server_url: URL, pooler_url: URL) -> None:
