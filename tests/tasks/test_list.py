@@ -67,12 +67,13 @@ def test_updates_do_not_change_the_order(owner: Caller) -> None:
     "character", ["x", "\U0001f600", "\x01"], ids=["short", "four bytes", "six when escaped"]
 )
 def test_a_page_of_large_tasks_ends_early(owner: Caller, sql: Sql, character: str, limit: int) -> None:
-    fill(sql, owner, 70)
     # One in sixteen tasks is small, so that pages differ in length.
     sql(
-        "UPDATE tasks SET description = repeat(%s, 5000) WHERE user_id = %s AND right(id::text, 1) <> '3'",
-        character,
+        "INSERT INTO tasks (user_id, id, title, description)"
+        " SELECT %s, lpad(to_hex(n), 32, '0')::uuid, 'x', CASE WHEN n %% 16 <> 3 THEN repeat(%s, 5000) END"
+        " FROM generate_series(1, 70) n",
         owner.user_id,
+        character,
     )
     seen: list[list[str]] = []
     sizes: list[int] = []
