@@ -368,14 +368,15 @@ def test_new_connections_evict_a_stalled_connection(database_url: URL, tmp_path:
 
 
 def is_idle(process: int) -> bool:
-    """Whether the process uses no CPU time for 0.3 seconds."""
-    before = processor_time(process)
+    """Whether the process sleeps, rather than waits for a CPU, and uses no CPU time for 0.3 seconds."""
+    before = state_and_processor_time(process)
     threading.Event().wait(0.3)
-    return processor_time(process) == before
+    return before[0] == "S" and state_and_processor_time(process) == before
 
 
-def processor_time(process: int) -> list[str]:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+def state_and_processor_time(process: int) -> tuple[str, ...]:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return fields[0], *fields[11:13]
 
 
 @pytest.mark.spec("http.unread-answer")
