@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz faults chaos bench bench-quick token migrate openapi lock clean
+.PHONY: help run test check fuzz faults mutants chaos bench bench-quick token migrate openapi lock clean
 
 help: ## list all targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 s
 
 faults: $(INSTALLED) ## run mutation tests: plant each known fault and report which check or test catches it (ONLY=…)
 	@$(BIN)/python -m tests.faults
+
+mutants: $(INSTALLED) ## mutate the code and report which mutants fuzz and tests catch (SAMPLE=…|all, SEED=…, ONLY=…, FRESH=1)
+	@$(BIN)/python -m tests.mutants
 
 chaos: $(INSTALLED) ## inject faults under load and verify that acknowledged writes are stored (ONLY=…, SEED=…)
 	@$(BIN)/python -m tests.chaos

@@ -1,0 +1,73 @@
+"""All mutants of the product, each with a stable ID and its diff."""
+
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from tests.environment import ROOT
+from tests.mutants.operators import OPERATORS
+from tests.mutants.sites import sites
+from tests.mutants.source import Edit, Source
+
+FOLDERS = ("routes", "services", "web", "auth", "database", "observability", "migrations")
+FILES = ("main.py", "settings.py", "models.py", "schemas.py", "db.py", "problems.py", "gunicorn.conf.py")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`identity` is `path::function or class::operator::number`."""
+
+    identity: str
+    source: Source = field(repr=False, compare=False)
+    edit: Edit = field(repr=False, compare=False)
+
+    @property
+    def path(self) -> str:
+        return self.source.path
+
+    @property
+    def text(self) -> str:
+        return self.source.mutated(self.edit)
+
+    @property
+    def digest(self) -> str:
+        """Of the file before the mutation: the result is valid until it changes."""
+        return hashlib.sha256(self.source.data).hexdigest()[:16]
+
+    @property
+    def diff(self) -> str:
+        before, after = (text.splitlines() for text in (self.source.data.decode(), self.text))
+        lines = difflib.unified_diff(before, after, self.path, self.path, n=1, lineterm="")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def modules() -> list[str]:
+    """Every file of the product that has code."""
+    found = [ROOT / name for name in FILES]
+    found += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    return sorted(str(path.relative_to(ROOT)) for path in found if path.stat().st_size)
+
+
+@cache
+def all_mutants() -> Mapping[str, Mutant]:
+    found = (mutant for path in modules() for mutant in mutants(path, (ROOT / path).read_text()))
+    return {mutant.identity: mutant for mutant in found}
+
+
+def mutants(path: str, text: str) -> Iterator[Mutant]:
+    source = Source(path, text)
+    count: Counter[tuple[str, str]] = Counter()
+    seen: set[Edit] = set()
+    for site in sites(source.tree):
+        for operator, mutate in OPERATORS.items():
+            for candidate in mutate(source, site.node):
+                edit = source.padded(candidate, site.statement)
+                if edit is None or edit in seen:
+                    continue
+                seen.add(edit)
+                count[site.name, operator] += 1
+                number = count[site.name, operator]
+                yield Mutant(f"{path}::{site.name or '<module>'}::{operator}::{number}", source, edit)

@@ -1,0 +1,57 @@
+"""Runs the contract fuzz on the code in the current directory.
+
+python -m tests.mutants.probe — prints one line of JSON, see `Finding`.
+"""
+
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`caught_by` is the check or the situation that failed, or None."""
+
+    caught_by: str | None
+    what: str = ""
+
+
+def run() -> Finding:
+    # Imported only now, so that an error in the imported code is a finding.
+    from alembic import command  # noqa: PLC0415
+
+    from tests.environment import alembic, new_database  # noqa: PLC0415
+    from tests.fuzz.engine import fuzz  # noqa: PLC0415
+    from tests.fuzz.situations import SITUATIONS, unmet  # noqa: PLC0415
+    from tools.postgres import temporary_server  # noqa: PLC0415
+    from tools.serve import end_on_signals  # noqa: PLC0415
+
+    end_on_signals()
+    with ExitStack() as stack:
+        database = stack.enter_context(new_database(stack.enter_context(temporary_server())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        alembic(database, command.upgrade, "head")
+        report = fuzz(database, folder, stop_at_first=True)
+    # An error in a check, such as an unreadable response, is a finding too.
+    found = [*report.failures, *(f"an error in a check: {error}" for error in report.errors)]
+    found += [f"a situation was not met: {each}" for each in unmet(report.met, SITUATIONS.values())]
+    check, _, what = found[0].partition(": ") if found else ("", "", "")
+    return Finding(check or None, what[:500])
+
+
+def main() -> Finding:
+    try:
+        return run()
+    except (Exception, SystemExit) as error:
+        # A server that cannot run is not the mutant's doing; compared by name because the
+        # import of its module may have failed.
+        if type(error).__qualname__ == "Failure":
+            raise
+        return Finding("does not start", f"{type(error).__name__}: {error}"[:500])
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(main())), file=sys.stdout)

@@ -1,0 +1,153 @@
+"""Runs the contract fuzz, or the unit tests, on one mutant."""
+
+import json
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from threading import Lock
+
+from tests.environment import ROOT
+from tests.mutants.generation import Mutant
+from tests.mutants.probe import Finding
+from tests.mutants.processes import Done, run_python
+from tests.mutants.workspace import Workspace
+
+FUZZ_SECONDS = 240
+UNIT_SECONDS = 420
+TEST_SECONDS = 60
+"""Longer than any test that covers a mutant takes, and shorter than pytest's own limit."""
+
+TIMEOUT = "timeout"
+DOES_NOT_START = "does not start"
+
+IN_PROCESS = ("tests/tasks", "tests/http", "tests/auth", "tests/test_settings.py", "tests/test_specs.py")
+"""Cover every module, in less than 60 s."""
+
+_DATABASE = ("tests/database",)
+_SOCKETS = ("tests/hostile", "tests/process/test_connections.py", "tests/process/test_gunicorn.py")
+_PROCFILE = ("tests/process/test_procfile.py", "tests/process/test_gunicorn.py")
+_TRACING = ("tests/process/test_tracing.py",)
+
+COVERING: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("auth/", ("tests/auth", "tests/hostile")),
+    ("database/", _DATABASE),
+    ("db.py", _DATABASE),
+    ("gunicorn.conf.py", (*_PROCFILE, *_SOCKETS, *_TRACING)),
+    ("main.py", ("tests/http", *_PROCFILE, *_TRACING)),
+    ("migrations/", (*_DATABASE, *_PROCFILE)),
+    ("models.py", _DATABASE),
+    ("observability/logs.py", ("tests/http", "tests/hostile", *_PROCFILE)),
+    ("observability/", ("tests/http", *_TRACING, *_DATABASE)),
+    ("services/", ("tests/tasks", *_DATABASE)),
+    ("settings.py", ("tests/test_settings.py", *_PROCFILE)),
+    ("web/connections.py", _SOCKETS),
+    ("web/errors.py", ("tests/http", "tests/tasks", "tests/hostile", *_DATABASE)),
+    ("web/middleware.py", ("tests/http", "tests/hostile", *_TRACING)),
+    ("web/", ("tests/http", "tests/hostile")),
+    ("problems.py", ("tests/http", "tests/hostile")),
+    ("schemas.py", ("tests/tasks/test_fields.py", "tests/tasks")),
+    ("routes/", ("tests/tasks", "tests/http")),
+)
+"""The tests besides IN_PROCESS that run a module, those that probably fail first being first.
+
+The rest of the suite starts programs, takes minutes and runs no other product code.
+"""
+
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?:\[.*)?(?: - .*)?$", re.MULTILINE)
+
+_caught: defaultdict[str, Counter[str]] = defaultdict(Counter)
+_passing: set[str] = set()
+_lock = Lock()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`caught_by` is the check or test that failed, "timeout", "does not start", or None."""
+
+    caught_by: str | None
+    seconds: float
+    what: str = ""
+
+
+class Inconclusive(Exception):
+    """The run failed without a result; the message is its output."""
+
+
+def by_contract_fuzz(mutant: Mutant, workspace: Workspace) -> Verdict:
+    started = time.monotonic()
+    with workspace.plant(mutant.path, mutant.text):
+        finding = fuzz(workspace)
+    return Verdict(seconds=round(time.monotonic() - started, 1), **asdict(finding))
+
+
+def fuzz(workspace: Workspace) -> Finding:
+    done = run_python(["-m", "tests.mutants.probe"], workspace.root, FUZZ_SECONDS)
+    if done.timed_out:
+        return Finding(TIMEOUT)
+    if done.returncode:
+        raise Inconclusive(done.output[-2000:])
+    return Finding(**json.loads(done.output.splitlines()[-1]))
+
+
+def by_unit_tests(mutant: Mutant, workspace: Workspace) -> Verdict:
+    started = time.monotonic()
+    with workspace.plant(mutant.path, mutant.text):
+        done = _pytest(workspace, covering_tests(mutant.path), UNIT_SECONDS)
+    caught = caught_by(done)
+    seconds = round(time.monotonic() - started, 1)
+    if caught and "::" in caught:
+        _require_passing(caught, workspace)
+        with _lock:
+            _caught[mutant.path][caught.partition("::")[0]] += 1
+    return Verdict(caught, seconds)
+
+
+def _pytest(workspace: Workspace, tests: Sequence[str], seconds: float) -> Done:
+    options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-k", "not pooled"]
+    options += ["-o", f"faulthandler_timeout={TEST_SECONDS}"]
+    return run_python(["-m", "pytest", *options, *tests], workspace.root, seconds)
+
+
+def _require_passing(test: str, workspace: Workspace) -> None:
+    """A test catches a mutant only if it passes without one; each is run once."""
+    with _lock:
+        if test in _passing:
+            return
+    done = _pytest(workspace, [test], UNIT_SECONDS)
+    if done.returncode:
+        raise Inconclusive(f"{test} also fails without a mutant: {done.output[-2000:]}")
+    with _lock:
+        _passing.add(test)
+
+
+def covering_tests(path: str) -> Sequence[str]:
+    """Files and folders of tests: first the files that caught other mutants of the module."""
+    first = next((tests for prefix, tests in COVERING if path.startswith(prefix)), ())
+    with _lock:
+        proven = [name for name, _ in _caught[path].most_common(3) if (ROOT / name).is_file()]
+    return [*dict.fromkeys([*proven, *_files(first), *_files(IN_PROCESS)])]
+
+
+def _files(names: Sequence[str]) -> list[str]:
+    """Files instead of folders, so that one can be moved to the front."""
+    found: list[str] = []
+    for name in names:
+        folder = ROOT / name
+        files = sorted(folder.glob("test_*.py")) if folder.is_dir() else [folder]
+        found += [str(file.relative_to(ROOT)) for file in files]
+    return found
+
+
+def caught_by(done: Done) -> str | None:
+    """What a run of pytest says about the mutant."""
+    if done.timed_out or "Timeout (" in done.output:
+        return TIMEOUT
+    if failed := _FAILED.search(done.output):
+        return failed[1]
+    if done.returncode == 0:
+        return None
+    if "tools.postgres.Failure" in done.output or "embedded PostgreSQL failed" in done.output:
+        raise Inconclusive(done.output[-2000:])
+    return DOES_NOT_START

@@ -1,0 +1,77 @@
+"""A private copy of the working tree, in which files can be changed for a while.
+
+Everything that runs in the copy sees the change: gunicorn, Alembic and every other process
+that a test starts.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.environment import ROOT
+
+
+class Workspace:
+    """A copy of the files that Git does not ignore, with links to the installed packages."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="tasks-api-workspace-")
+        self.root = Path(self._directory.name)
+        self._time = int(time.time()) - 1_000_000
+
+    def __enter__(self) -> Self:
+        # The tests may start PostgreSQL as another user, who needs access.
+        self.root.chmod(0o755)
+        for path in _files():
+            copy = self.root / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / path, copy)
+        for installed in (ROOT / ".venv", *ROOT.glob("tests/*/node_modules")):
+            link = self.root / installed.relative_to(ROOT)
+            if installed.exists():
+                link.symlink_to(installed.resolve())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._directory.cleanup()
+
+    @contextmanager
+    def plant(self, path: str, text: str) -> Iterator[Path]:
+        """Replace the contents of a file; afterwards it is as before."""
+        file = self.root / path
+        before = file.read_bytes()
+        self._write(file, text.encode())
+        try:
+            yield file
+        finally:
+            self._write(file, before)
+
+    def _write(self, file: Path, data: bytes) -> None:
+        """With a modification time of its own.
+
+        Python recognizes outdated bytecode by size and by the second of the modification, so a
+        mutant of the same size as the last one could run the last one's bytecode.
+        """
+        file.write_bytes(data)
+        self._time += 1
+        os.utime(file, (self._time, self._time))
+
+
+def _files() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [path for path in listed.stdout.split("\0") if path and (ROOT / path).is_file()]
