@@ -51,13 +51,15 @@ def main() -> int:
 def sample(mutants: Iterable[Mutant]) -> list[Mutant]:
     """A random choice, in turn from each module."""
     size, only = os.environ.get("SAMPLE") or DEFAULT_SAMPLE, os.environ.get("ONLY", "")
+    if size != "all" and not size.isdecimal():
+        sys.exit("SAMPLE is a number, or all")
     modules: defaultdict[str, list[Mutant]] = defaultdict(list)
     for mutant in mutants:
         if only in mutant.identity:
             modules[mutant.path].append(mutant)
     if not modules:
         sys.exit(f"No mutant has this in its ID: {only}")
-    choice = random.Random(int(os.environ.get("SEED") or 0))
+    choice = random.Random(os.environ.get("SEED") or "0")
     for each in modules.values():
         choice.shuffle(each)
     in_turn = [mutant for turn in zip_longest(*modules.values()) for mutant in turn if mutant]

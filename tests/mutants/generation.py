@@ -34,8 +34,8 @@ class Mutant:
 
     @property
     def digest(self) -> str:
-        """Of the file before the mutation: the result is valid until it changes."""
-        return hashlib.sha256(self.source.data).hexdigest()[:16]
+        """Of the file and the mutation: a result is valid until one of them changes."""
+        return hashlib.sha256(self.source.data + repr(self.edit).encode()).hexdigest()[:16]
 
     @property
     def diff(self) -> str:

@@ -30,7 +30,7 @@ _COMPARISON = re.compile(r"is\s+not\b|not\s+in\b|is\b|in\b|[=!<>]=|[<>]")
 
 _ARITHMETIC = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*")}
 
-_PREDICATES = {"where", "and_", "or_", "having", "filter"}
+_PREDICATES = {"where", "and_", "or_", "having"}
 _WITHOUT_EFFECT_ON_TYPE = {
     *("where", "order_by", "limit", "offset", "desc", "distinct"),
     *("lower", "upper", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"),

@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 STOP_SECONDS = 30
 """Between SIGTERM, on which tests and fuzz stop their servers, and SIGKILL."""
 
 _running: set[subprocess.Popen[str]] = set()
 _ended = False
+_lock = Lock()
 
 
 @dataclass(frozen=True)
@@ -27,35 +29,46 @@ def run_python(arguments: Sequence[str], folder: Path, seconds: float, **variabl
 
     Each run starts its own PostgreSQL, unless `variables` has the URL of one.
     """
-    if _ended:
-        raise KeyboardInterrupt
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "TEST_DATABASE_URL": "", **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    _running.add(process)
+    process = _start([sys.executable, *arguments], folder, variables)
     try:
         output, _ = process.communicate(timeout=seconds)
         return Done(process.returncode, output, timed_out=False)
     except subprocess.TimeoutExpired:
-        return Done(process.returncode or 1, _stop(process), timed_out=True)
+        return Done(1, _stop(process), timed_out=True)
+    except KeyboardInterrupt:
+        _stop(process)
+        raise
     finally:
         _kill(process)
-        _running.discard(process)
+        with _lock:
+            _running.discard(process)
+
+
+def _start(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
+    with _lock:
+        if _ended:
+            raise KeyboardInterrupt
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "TEST_DATABASE_URL": "", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        _running.add(process)
+        return process
 
 
 def end_all() -> None:
     """Stop what is running, and start nothing more."""
     global _ended  # noqa: PLW0603 - one per process, like the signal that it follows
-    _ended = True
-    for process in [*_running]:
-        process.terminate()
+    with _lock:
+        _ended = True
+        for process in _running:
+            process.terminate()
 
 
 def _stop(process: subprocess.Popen[str]) -> str:

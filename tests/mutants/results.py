@@ -19,7 +19,7 @@ Fuzz: of the mutants that it can observe, see `tests/mutants/equivalent.toml`.""
 
 @dataclass(frozen=True)
 class Result:
-    """`digest` is that of the file before the mutation; `fuzz` is None if the fuzz cannot see it."""
+    """`digest` is that of the mutant; `fuzz` is None if the fuzz cannot observe it."""
 
     identity: str
     digest: str
@@ -50,7 +50,7 @@ def append(result: Result) -> None:
 
 
 def current(mutants: Mapping[str, Mutant]) -> dict[str, Result]:
-    """The last result of each mutant whose file is unchanged."""
+    """The last result of each mutant, unless its file has changed since."""
     return {
         each.identity: each
         for each in read()

@@ -23,17 +23,16 @@ _REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (r"(?<=GRANT )UPDATE\b", "SELECT"),
     (r"\bNULLIF\(", "coalesce("),
     (r"(?<!\w)'[A-Za-z_.]+'(?=, )", "'x'"),
-    (r"(?<=\()'\w+', ", ""),
-    (r"(?<=\d)(?= AND \d)", "0"),
+    (r"(?<=IN \()'\w+', ", ""),
     (r"(?<!\d) AND (?=\w)", " OR "),
     (r"<=", "<"),
     (r">=", ">"),
-    (r"(?<!<)(?<!>) = ", " <> "),
+    (r"(?<!_timeout) = ", " <> "),
     (r"(?<= )<(?= )", "<="),
     (r"\b(true|TRUE)\b", "false"),
     (r"\b(false|FALSE)\b", "true"),
 )
-_NUMBER = re.compile(r"(?<![\w.'-])(\d+)(?![\w.-])")
+_NUMBER = re.compile(r"(?<![\w.':+-])\d+(?![\w.:+-])")
 _CONDITION = re.compile(r"\b(USING|WITH CHECK) (?=\()")
 
 
@@ -47,7 +46,8 @@ def weakened(text: str) -> Iterator[tuple[int, int, str]]:
         for found in re.finditer(pattern, text):
             yield *found.span(), new
     for found in _NUMBER.finditer(text):
-        yield *found.span(), str(int(found[0]) + 1)
+        for step in (1, -1):
+            yield *found.span(), str(int(found[0]) + step)
     for found in _CONDITION.finditer(text):
         yield found.end(), _closing(text, found.end()), "(true)"
 

@@ -47,7 +47,7 @@ EXPECTED: dict[str, list[tuple[str, list[str]]]] = {
         ("x = 'ALTER TABLE t FORCE ROW LEVEL SECURITY'", ["x = 'ALTER TABLE t NO FORCE ROW LEVEL SECURITY'"]),
         ("x = 'GRANT SELECT, INSERT ON t'", ["x = 'GRANT INSERT ON t'", "x = 'GRANT SELECT ON t'"]),
         ("x = 'deleted_at IS NULL'", ["x = 'deleted_at IS NOT NULL'"]),
-        ("x = 'version >= 1'", ["x = 'version > 1'", "x = 'version >= 2'"]),
+        ("x = 'version >= 1'", ["x = 'version > 1'", "x = 'version >= 2'", "x = 'version >= 0'"]),
         (
             "x = 'CREATE POLICY p USING (f(a)) WITH CHECK (b)'",
             [

@@ -6,7 +6,6 @@ that a test starts.
 
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,10 +15,11 @@ from types import TracebackType
 from typing import Self
 
 from tests.environment import ROOT
+from tests.process.clone import NOT_CLONED
 
 
 class Workspace:
-    """A copy of the files that Git does not ignore, with links to the installed packages."""
+    """A copy of the project without data and caches, and with links to the installed packages."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="tasks-api-workspace-")
@@ -27,16 +27,12 @@ class Workspace:
         self._time = int(time.time()) - 1_000_000
 
     def __enter__(self) -> Self:
-        # The tests may start PostgreSQL as another user, who needs access.
+        shutil.copytree(ROOT, self.root, ignore=_not_copied, dirs_exist_ok=True)
+        # PostgreSQL may run as another user, who needs access.
         self.root.chmod(0o755)
-        for path in _files():
-            copy = self.root / path
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / path, copy)
         for installed in (ROOT / ".venv", *ROOT.glob("tests/*/node_modules")):
-            link = self.root / installed.relative_to(ROOT)
             if installed.exists():
-                link.symlink_to(installed.resolve())
+                (self.root / installed.relative_to(ROOT)).symlink_to(installed.resolve())
         return self
 
     def __exit__(
@@ -66,12 +62,7 @@ class Workspace:
         os.utime(file, (self._time, self._time))
 
 
-def _files() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return [path for path in listed.stdout.split("\0") if path and (ROOT / path).is_file()]
+def _not_copied(folder: str, names: list[str]) -> set[str]:
+    """Caches, data, and the directory of temporary files, which may be in the project."""
+    temporary = Path(tempfile.gettempdir()).resolve()
+    return {name for name in names if name in NOT_CLONED or Path(folder, name).resolve() == temporary}

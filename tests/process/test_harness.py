@@ -25,7 +25,7 @@ HOLD_SERVER = (
     "import sys; from tools.postgres import temporary_server\n"
     "with temporary_server() as url: print(url, flush=True); sys.stdin.read()"
 )
-FUZZ, FAULTS = ("tests.fuzz.live",), ("tests.faults",)
+FUZZ, FAULTS, MUTANTS = ("tests.fuzz.live",), ("tests.faults",), ("tests.mutants",)
 TEST = ("pytest", "-p", "no:cacheprovider", "-n", "2", "tests/tasks")
 
 
@@ -65,6 +65,7 @@ def start_process(clone: Path, *command: str) -> Iterator[subprocess.Popen[str]]
         (FUZZ, interrupt_from_terminal),
         (FAULTS, interrupt_from_terminal),
         (FAULTS, terminate),
+        (MUTANTS, terminate),
         (TEST, terminate),
     ],
 )
@@ -121,6 +122,8 @@ def test_invalid_input_is_reported_in_one_line(clone: Path) -> None:
     assert failure_message(clone, "tests.faults", ONLY="no such fault").startswith(
         "No fault has this in its name"
     )
+    assert failure_message(clone, "tests.mutants", ONLY="no such mutant").startswith("No mutant has this")
+    assert failure_message(clone, "tests.mutants", SAMPLE="few").startswith("SAMPLE is a number")
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
