@@ -13,7 +13,8 @@ RESULTS = Path("build/mutants.jsonl")
 REPORT = Path("build/mutants.md")
 
 _SCOPE = """
-Unit tests: those that `tests/mutants/verdicts.py` assigns to the module, not the whole suite.
+Unit tests: all that run in-process, and of `tests/process/` those that `tests/mutants/verdicts.py`
+assigns to the module; not the rest of the suite.
 Fuzz: of the mutants that it can observe, see `tests/mutants/equivalent.toml`."""
 
 
