@@ -2,15 +2,19 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, Executable
 
+from database.session import UserSession
+from schemas import TaskCreate
+from services.tasks import TaskNotFound, create_task
 from tests.conftest import Route, Serve
 from tests.environment import Sql, libpq_url
 from tests.operations import Operation, each
@@ -52,6 +56,26 @@ def test_a_new_user_has_an_empty_list(owner: Caller) -> None:
 def test_the_newest_comes_first(owner: Caller) -> None:
     created = [owner.create()["id"] for _ in range(10)]
     assert owner.ids() == sorted(created, reverse=True) == created[::-1]
+
+
+@pytest.mark.spec("tasks.list.order", "task.id")
+def test_ids_of_the_same_millisecond_are_in_order() -> None:
+    """Faster than requests could create tasks: the IDs that are bound to the statement."""
+    ids: list[object] = []
+
+    class Recorder(UserSession):
+        def __init__(self) -> None:
+            """Without a connection."""
+
+        def rows(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+            ids.append(parameters["task_id"])
+            return []
+
+    session, task = Recorder(), TaskCreate(title="x")
+    for _ in range(1000):
+        with pytest.raises(TaskNotFound):
+            create_task(session, "somebody", task)
+    assert ids == sorted(set(ids), key=str)
 
 
 @pytest.mark.spec("tasks.list.order")
