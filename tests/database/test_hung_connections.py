@@ -50,13 +50,15 @@ def test_a_hung_connection_is_closed_and_replaced(
     database_proxy.silent = True
     started_at = time.monotonic()
     response = caller.patch(task["id"], {"title": "unknown"})
-    assert 1.25 < time.monotonic() - started_at < 10
+    assert time.monotonic() - started_at > 1.25
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1
     database_proxy.silent = False
     assert caller.read(task["id"])["version"] in {1, 2}
     assert database_proxy.connections_opened == 2
-    assert [record.levelname for record in caplog.records if record.name == "db"] == ["WARNING"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "db"] == [
+        ("WARNING", "Database connection closed: no answer within 1.3 s")
+    ]
 
 
 @pytest.mark.spec("process.hung-connections")

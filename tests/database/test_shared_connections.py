@@ -184,7 +184,7 @@ def test_pooled_connections_carry_no_state_between_users(
 
 @pytest.mark.spec("problems.deadline")
 def test_an_exhausted_pooler_gets_503_within_the_deadline(
-    serve: Serve, migrated: URL, pooler_url: URL
+    serve: Serve, migrated: URL, pooler_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
     pooled = pooler_url.set(database=migrated.database)
     client = serve(
@@ -198,6 +198,7 @@ def test_an_exhausted_pooler_gets_503_within_the_deadline(
     response = owner.get()
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) >= 1
+    assert "Database connection closed: no answer within 3 s" in caplog.messages
     for other in others:
         other.close()
     wait_until(lambda: owner.get().status_code == 200, "it does not recover")
