@@ -30,7 +30,7 @@ IN_PROCESS = (
     "tests/hostile",
     "tests/database",
 )
-"""Run for every module: about 90 s on an idle machine."""
+"""Run for every module: about 70 s on two cores."""
 
 _PROCFILE = ("tests/process/test_procfile.py", "tests/process/test_gunicorn.py")
 _CONNECTIONS = ("tests/process/test_connections.py", "tests/process/test_gunicorn.py")
