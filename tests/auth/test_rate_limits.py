@@ -21,7 +21,7 @@ from limits import parse
 from auth import rate_limits
 from auth.rate_limits import MAX_WINDOWS, LocalWindows
 from tests.conftest import Serve
-from tests.environment import require_program
+from tests.environment import redis_server
 from tests.factories import new_task
 from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as, wait_until
 from tools.postgres import free_port
@@ -324,7 +324,7 @@ class Redis:
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
     """A Redis for one test, which can be stopped and restarted."""
-    with Redis(require_program("redis-server"), tmp_path) as server:
+    with Redis(redis_server(), tmp_path) as server:
         yield server
 
 

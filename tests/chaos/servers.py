@@ -16,7 +16,7 @@ import psycopg2
 from sqlalchemy import URL
 
 from tests.chaos.program import Program, listens
-from tests.environment import ROOT, Sql, libpq_url, require_program
+from tests.environment import ROOT, Sql, libpq_url, redis_server, require_program
 from tests.pooler import CONFIGURATION
 from tests.process.service import service_environment
 from tests.support import wait_until
@@ -211,11 +211,10 @@ class Redis(Program):
 
     def __init__(self, home: Path) -> None:
         home.mkdir()
-        chown_to_server_user(home)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)]
-        super().__init__([require_program("redis-server"), *options], home / "log", unprivileged=True)
+        super().__init__([redis_server(), *options], home / "log")
 
     def start(self) -> None:
         super().start()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ROOT, require_program
-from tests.node import run
+from tests.environment import ROOT
+from tests.node import NODE, run
 from tests.process.service import Service
 from tests.support import Caller, client_as
 
@@ -43,7 +43,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.spec("contract.clients")
 @pytest.mark.parametrize("generator", ["hey_api", "orval"])
 def test_a_typescript_client_compiles_and_works(scripts: Path, user: Caller, generator: str) -> None:
-    created = _output(require_program("node", "nodejs"), f"{generator}.js", *_who(user), folder=scripts)
+    created = _output(NODE, f"{generator}.js", *_who(user), folder=scripts)
     _assert_created(user, created)
 
 
@@ -74,7 +74,7 @@ def _who(user: Caller) -> tuple[str, str]:
     return str(user.client.base_url), str(user.token)
 
 
-def _output(*command: str, folder: Path) -> str:
+def _output(*command: str | Path, folder: Path) -> str:
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
     return ended.stdout

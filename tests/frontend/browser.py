@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.environment import require_program
+from tests.frontend.chromium import chromium_program
 from tests.node import install_packages, node_process
 
 HERE = Path(__file__).parent
@@ -72,6 +72,5 @@ class Page:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    program = require_program("chromium")
-    with node_process(install_packages(HERE) / "browser.mjs", program) as process:
+    with node_process(install_packages(HERE) / "browser.mjs", chromium_program()) as process:
         yield Browser(process)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from tests.environment import ROOT, require_program
+from tests.environment import ROOT
 from tests.frontend.browser import HERE
+from tests.frontend.chromium import chromium_program
 from tests.node import install_packages, node_process
 from tests.process.service import running_service, service_environment
 from tests.support import TASKS, client_as
@@ -25,7 +26,7 @@ PICTURE = "DOCS_PICTURE"
 @pytest.fixture(scope="module")
 def seen(database_url: URL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Chromium saw of the page, and the URL of the service."""
-    chromium, folder = require_program("chromium"), tmp_path_factory.mktemp("docs")
+    chromium, folder = chromium_program(), tmp_path_factory.mktemp("docs")
     picture = Path(os.environ.get(PICTURE, folder / "docs-page.png"))
     with running_service(service_environment(database_url), folder / "output") as service:
         base_url = str(service.client.base_url).rstrip("/")
