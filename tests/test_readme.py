@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from tests.environment import ROOT, require_program
+from tests.environment import ROOT, find_program, require_program
 from tests.process import service
 from tests.process.clone import TIMEOUT_SECONDS, base_environment, copy_project
 from tests.support import SECRET
@@ -43,12 +43,14 @@ def successes() -> set[tuple[str, str, str]]:
 
 def pasted(blocks: list[str], api: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the blocks in a fresh clone, as they are but for the service's address."""
-    require_program("curl")
+    stand_in = (
+        "" if find_program("curl") else f'curl() {{ {sys.executable} -P {ROOT}/tests/curl.py "$@"; }}\n'
+    )
     (folder / ".curlrc").write_text(CURLRC)
     makeflags = f"-- BIN={Path(sys.executable).parent} INSTALLED="
     return subprocess.run(
         [require_program("bash"), "-eu"],
-        input="".join(blocks).replace(EXAMPLE_SERVICE, api),
+        input=stand_in + "".join(blocks).replace(EXAMPLE_SERVICE, api),
         cwd=copy_project(folder),
         env=base_environment(BETTER_AUTH_SECRET=SECRET, CURL_HOME=str(folder), MAKEFLAGS=makeflags),
         capture_output=True,
