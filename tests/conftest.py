@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 
 import pytest
 from alembic import command
@@ -17,6 +18,7 @@ from main import create_app
 from settings import Settings
 from tests import environment
 from tests.environment import Sql, alembic, new_database, require_program
+from tests.not_run import POOLER, ROUTES, not_run
 from tests.pooler import pooler
 from tests.protocol_proxy import ProtocolProxy, protocol_proxy
 from tests.support import Caller, client_as
@@ -45,6 +47,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longreprtext}"
     return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """End the summary with the tests that did not run."""
+    yield
+    reports = map(terminalreporter.getreports, ("passed", "failed", "skipped"))
+    if line := not_run(chain.from_iterable(reports)):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -97,14 +108,14 @@ def exit_on_failure() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pooler_url(server_url: URL) -> Iterator[URL]:
     """The superuser's URL of the same server, through PgBouncer in transaction mode."""
-    program = require_program("pgbouncer")
+    program = require_program(POOLER)
     with exit_on_failure(), pooler(program, server_url) as url:
         yield url
 
 
-@pytest.fixture(scope="session", params=["direct", "pooled"])
+@pytest.fixture(scope="session", params=ROUTES)
 def route(request: pytest.FixtureRequest) -> Route:
-    """How the service reaches a database: directly or through PgBouncer."""
+    """How the service reaches a database: directly, or through PgBouncer if it is installed."""
     if request.param == "direct":
         return lambda url: url
     pooler_url: URL = request.getfixturevalue("pooler_url")

@@ -1,6 +1,7 @@
 """The test tools themselves: error messages, and no processes or files left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,12 +127,34 @@ def test_invalid_input_is_reported_in_one_line(clone: Path) -> None:
     assert failure_message(clone, "tests.mutants", SAMPLE="few").startswith("SAMPLE is a number")
 
 
-@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
-def test_a_skipped_test_fails_in_ci(clone: Path, ci: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("ci", "status", "message"),
+    [
+        ("", 0, "Not run: tests that need no-such-program (1). To run them: apt install no-such-program\n"),
+        ("true", 1, "skipped in CI: "),
+    ],
+)
+def test_a_skipped_test_fails_in_ci(clone: Path, ci: str, status: int, message: str) -> None:
     (clone / "tests/test_absent.py").write_text(
         "from tests.environment import require_program\n\n\ndef test_it() -> None:\n"
         "    require_program('no-such-program')\n"
     )
     ended = run(clone, "pytest", "-q", "tests/test_absent.py", CI=ci)
     assert ended.returncode == status
-    assert "needs no-such-program: install it" in ended.stdout
+    assert message in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("ci", "results", "not_run"),
+    [("", "1 passed", "tests that need no-such-program (1)"), ("true", "1 passed, 1 error", "")],
+)
+def test_tests_through_the_pooler_are_one_group_without_it(
+    clone: Path, ci: str, results: str, not_run: str
+) -> None:
+    summary = clone / "tests/not_run.py"
+    summary.write_text(summary.read_text().replace('"pgbouncer"', '"no-such-program"'))
+    test = "tests/tasks/test_get.py::test_it_answers_with_the_task"
+    ended = run(clone, "pytest", "-q", test, CI=ci)
+    *_, said, counts = ended.stdout.splitlines()
+    assert re.match(rf"{results} in ", counts), ended.stdout
+    assert re.findall(r"Not run: (.+)\. To run them: ", said) == [not_run][: bool(not_run)]
