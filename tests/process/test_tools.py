@@ -213,6 +213,7 @@ def test_make_lists_its_targets() -> None:
         "check",
         "fuzz",
         "faults",
+        "mutants",
         "chaos",
         "bench",
         "bench-quick",
