@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-import socket
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -20,11 +18,10 @@ from limits import parse
 
 from auth import rate_limits
 from auth.rate_limits import MAX_WINDOWS, LocalWindows
+from tests.chaos.servers import Redis, running_redis
 from tests.conftest import Serve
-from tests.environment import redis_server
 from tests.factories import new_task
-from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as, wait_until
-from tools.postgres import free_port
+from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -294,37 +291,10 @@ def test_it_counts_in_memory_while_redis_is_down(serve: Serve) -> None:
     assert_limited(caller.get(), "requests", 2, 60)
 
 
-class Redis:
-    def __init__(self, program: str, directory: Path) -> None:
-        self._port = free_port()
-        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
-        self._command = [program, *options]
-        self.url = f"redis://127.0.0.1:{self._port}"
-        self.start()
-
-    def __enter__(self) -> "Redis":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_until(self._listens, "Redis did not start")
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
     """A Redis for one test, which can be stopped and restarted."""
-    with Redis(redis_server(), tmp_path) as server:
+    with running_redis(tmp_path) as server:
         yield server
 
 

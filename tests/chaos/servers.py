@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -219,6 +219,17 @@ class Redis(Program):
     def start(self) -> None:
         super().start()
         wait_until(lambda: listens(self.port), "Redis does not listen")
+
+
+@contextmanager
+def running_redis(folder: Path) -> Iterator[Redis]:
+    """A Redis whose files are in a new folder within this one; it can be stopped and started again."""
+    server = Redis(folder / "redis")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 def procfile(process: str, code: Path = ROOT) -> list[str]:

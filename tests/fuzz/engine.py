@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import schemathesis
 from fastapi import FastAPI
@@ -27,13 +28,16 @@ from starlette.testclient import TestClient
 
 from main import create_app
 from observability.logs import JsonFormatter
+from settings import Settings
 from tests.environment import ROOT, make_settings
-from tests.fuzz import checks, probes
+from tests.fuzz import checks, probes, setups
 from tests.fuzz.context import FuzzContext, Worker
+from tests.fuzz.lab import Service
+from tests.fuzz.situations import SITUATIONS, unmet
 
 CONTRACT = ROOT / "specs/openapi.json"
-EXAMPLES = 35
-"""Per operation and phase: enough to detect every fault in tests/faults."""
+EXAMPLES = 15
+"""Per operation and phase. Limits and edges are not left to it: the probes try each of them."""
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Report:
     """The result of one run. `errors` are errors of the run itself, not of the service."""
 
     failures: list[str] = field(default_factory=list)
-    """`check: request: failure`, in order of detection."""
+    """`check: request: failure`, or `situation: failure`, in order of detection."""
     errors: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
@@ -66,6 +70,9 @@ def fuzz(
         report = Report(met=context.met)
         with TestClient(create_app(settings), raise_server_exceptions=False) as client:
             report.failures += probes.run(context, client, stop_at_first=stop_at_first)
+        if not (report.failures and stop_at_first):
+            lab = setups.Lab(context, folder, partial(_start, log))
+            report.failures += setups.run(lab, stop_at_first=stop_at_first)
         if report.failures and stop_at_first:
             context.close()
             return report
@@ -75,6 +82,8 @@ def fuzz(
             _record(event, report)
         report.calls += context.calls
         context.close()
+    if not report.failures:
+        report.failures += unmet(report.met, SITUATIONS.values())
     return report
 
 
@@ -85,6 +94,15 @@ def _worker(app: FastAPI) -> Iterator[Worker]:
             yield Worker(client, f"http://{asgi.HOST}")
     finally:
         asgi.shutdown_lifespans()
+
+
+@contextmanager
+def _start(log: Path, environment: dict[str, str]) -> Iterator[Service]:
+    """Start a service of a set-up; it logs to the same file as the others."""
+    values: dict[str, Any] = {name.lower(): value for name, value in environment.items() if value}
+    app = create_app(Settings(_env_file=None, **values))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield Service(client, log)
 
 
 @contextmanager

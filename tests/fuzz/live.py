@@ -1,4 +1,7 @@
-"""`make fuzz`: Schemathesis over HTTP, against gunicorn as the Procfile starts it.
+"""`make fuzz`: the contract fuzz over HTTP, against gunicorn as the Procfile starts it.
+
+Runs the probes and Schemathesis, then the set-ups, then the probes again with one worker
+through PgBouncer, where it is installed, and with the rate limits in Redis.
 
 BUDGET is the time in seconds, SEED repeats a run. The reports (HTML and JUnit)
 are in build/fuzz/. The checks send their own requests to a second service on
@@ -12,16 +15,24 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from httpx2 import Client
 from requests import Session
 from sqlalchemy import URL, make_url
 
-from tests.environment import NO_LIMIT, libpq_url
-from tests.fuzz import checks, probes, situations
+from tests.chaos.servers import running_redis
+from tests.environment import MISSING, NO_LIMIT, find_program, libpq_url, new_database
+from tests.fuzz import checks, probes, setups, situations
 from tests.fuzz.context import FuzzContext, Worker
+from tests.fuzz.lab import Service
 from tests.fuzz.situations import SITUATIONS
+from tests.not_run import POOLER
+from tests.pooler import pooler
+from tests.process.service import running_service
 from tests.support import ORIGIN
 from tools import postgres, serve
 
@@ -98,7 +109,7 @@ def _context_values(service: dict[str, str], other_worker: str, log: Path) -> di
 
 
 def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
-    probed = _probe(base_url, given)
+    failures = _probe(base_url, given)
     seed = os.environ.get("SEED") or str(secrets.randbits(64))
     arguments = [
         f"--url={base_url}",
@@ -114,22 +125,67 @@ def _fuzz(base_url: str, given: dict[str, str], budget: str) -> int:
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", CONTRACT, *arguments]
     variables = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, CONTEXT_VARIABLE: json.dumps(given)}
     done = subprocess.run(command, env=variables, check=False)
-    print(f"\nProbes: {len(SITUATIONS) - len(checks.RANDOM)} situations, {len(probed)} failures")
-    print("\n".join(probed))
+    print(
+        f"\nProbes and set-ups: {len(SITUATIONS) - len(checks.RANDOM)} situations, {len(failures)} failures"
+    )
+    print("\n".join(failures))
     print(f"\nThe report: {REPORTS / 'html'}. To repeat the run: make fuzz BUDGET={budget} SEED={seed}")
-    return done.returncode or min(len(probed), 1)
+    return done.returncode or min(len(failures), 1)
 
 
 def _probe(base_url: str, given: dict[str, str]) -> list[str]:
-    """Run the probes; the failures, with the situations that were met too rarely."""
+    """Run the probes and the set-ups; the failures, with the situations that were met too rarely."""
     context = open_context(given)
     context.write_users(REPORTS / "auth.json")
     with Client(base_url=base_url, timeout=30) as client:
         failures = probes.run(context, client)
+    with TemporaryDirectory() as folder:
+        failures += setups.run(setups.Lab(context, Path(folder), _start))
     context.close()
+    failures += _probe_with_other_servers(make_url(given["database"]))
     systematic = [each for each in SITUATIONS.values() if each not in checks.RANDOM]
     (REPORTS / "situations.md").write_text(situations.report(context.met, systematic) + "\n")
     return [*failures, *situations.unmet(context.met, systematic)]
+
+
+def _probe_with_other_servers(server: URL) -> list[str]:
+    """Run the probes on a new database, through PgBouncer if it is installed, with limits in Redis."""
+    with ExitStack() as stack:
+        database = stack.enter_context(new_database(server))
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        redis = stack.enter_context(running_redis(folder))
+        route = database
+        if program := find_program(POOLER):
+            pooled = stack.enter_context(pooler(program, server))
+            route = database.set(host=pooled.host, port=pooled.port)
+        else:
+            print(f"\nNot through PgBouncer: {MISSING.format(program=POOLER)}")
+        environment = {
+            **_environment(route),
+            "DATABASE_URL_UNPOOLED": libpq_url(database),
+            "RATE_LIMIT_STORAGE_URL": redis.url,
+            "WEB_CONCURRENCY": "1",
+        }
+        log = REPORTS / "pooled.log"
+        stack.enter_context(serve.service(environment, log=log))
+        base_url = serve.base_url(environment)
+        context = open_context(
+            _context_values({**environment, "DATABASE_URL": libpq_url(database)}, base_url, log)
+        )
+        client = stack.enter_context(Client(base_url=base_url, timeout=30))
+        failures = probes.run(context, client)
+        context.close()
+    return failures
+
+
+@contextmanager
+def _start(environment: dict[str, str]) -> Iterator[Service]:
+    """Start gunicorn for a set-up, without the migrations."""
+    given = {"PATH": os.environ.get("PATH", os.defpath), "HOST": "127.0.0.1", **environment}
+    given["PORT"] = str(postgres.free_port())
+    log = REPORTS / "set-up.log"
+    with running_service(given, log.absolute()) as service:
+        yield Service(service.client, log)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypedDict, Unpack
 
 import requests
@@ -72,6 +73,11 @@ class Prober:
     failures: list[str] = field(default_factory=list)
     sent: dict[str, Sent] = field(default_factory=dict)
     """By request ID."""
+    settings: str = ""
+    """The settings of a service in a set-up of its own, for reports."""
+    log: Path | None = None
+    """Of a service in a set-up of its own."""
+    allowed_origins: Sequence[str | None] = (ORIGIN,)
 
     def request(
         self,
@@ -104,7 +110,11 @@ class Prober:
         user_id = token.id if isinstance(token, User) else None
         self.sent[request_id] = Sent(method, path, response.status_code, user_id, elapsed)
         self.context.calls += 1
-        self._check(response, content if isinstance(content, bytes) else None, allowed=origin == ORIGIN)
+        self._check(
+            response,
+            content if isinstance(content, bytes) else None,
+            origin if origin in self.allowed_origins else None,
+        )
         self.expect(
             response.headers.get("X-Request-ID") == request_id, "the request's ID is not kept", response
         )
@@ -145,18 +155,19 @@ class Prober:
         """Report a violation of the clauses of the current probe, or of another situation."""
         violated = of or self.current
         repeat = f"\n    {as_curl(response)}" if response is not None else ""
-        self.failures.append(f"{violated.name}: {what} [{', '.join(violated.clauses)}]{repeat}")
+        settings = f"\n    with {self.settings}" if self.settings else ""
+        self.failures.append(f"{violated.name}: {what} [{', '.join(violated.clauses)}]{settings}{repeat}")
 
     def expect(self, condition: object, otherwise: str, response: Response | None = None) -> None:
         if not condition:
             self.fail(otherwise, response)
 
-    def _check(self, response: Response, content: bytes | None, *, allowed: bool) -> None:
+    def _check(self, response: Response, content: bytes | None, allowed_origin: str | None) -> None:
         """Check what holds for every response."""
         checked = _checked(response, content)
         self.context.met[EVERY_RESPONSE.name] += 1
         problems = [
-            *response_checks.check_headers(checked, allowed_origin=allowed),
+            *response_checks.check_headers(checked, allowed_origin=allowed_origin),
             *response_checks.check_problem(checked),
             *response_checks.check_timestamps(checked),
             *response_checks.leaks(checked, self.context.secrets()),

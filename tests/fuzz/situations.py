@@ -51,15 +51,12 @@ _CONNECTION = "is enforced by gunicorn, below HTTP: tests/hostile and tests/proc
 _INTERNAL = "is about what happens inside: tests/database"
 _MIGRATIONS = "is about migrations: tests/database/test_migrations.py"
 _TOOLS = "is about tools that read the document: tests/contract_tools"
-_SETTINGS = "needs other settings"
 
 OUT_OF_SIGHT: Mapping[str, str] = {
-    "auth.jwks.": _SETTINGS,
-    "auth.issuer": _SETTINGS,
-    "auth.secret-rotation": _SETTINGS,
+    "auth.jwks.refresh": "takes four minutes: tests/auth/test_published_keys.py",
     "auth.signed-out": "is about the absence of a request: tests/better_auth",
-    "auth.no-database": "is counted in PostgreSQL: tests/database/test_cost.py",
-    "limits.": _SETTINGS,
+    "limits.lists": "needs clients that do not read: tests/process/test_connections.py",
+    "limits.memory": "is about what happens inside: tests/auth/test_rate_limits.py",
     "tasks.round-trip": _INTERNAL,
     "tasks.one-hop": _INTERNAL,
     "http.unread-body": _CONNECTION,
@@ -72,12 +69,7 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "http.pieces": _CONNECTION,
     "http.malformed-framing": _CONNECTION,
     "problems.http-exception": "is about routes that the service does not have: tests/http/test_problems.py",
-    "problems.unforeseen": "needs a bug: tests/http/test_problems.py",
-    "problems.privilege": "needs a damaged database: tests/http/test_problems.py",
     "problems.sqlstate": "needs a damaged database: tests/http/test_problems.py",
-    "problems.unavailable": "needs a database that is absent: tests/database",
-    "problems.deadline": "needs a database that hangs: tests/database",
-    "problems.pool": "needs a pool that is exhausted: tests/database",
     "health.live.stuck": "needs a database that hangs: tests/database",
     "health.ready.once": "is counted in PostgreSQL: tests/http/test_health.py",
     "contract.lint": _TOOLS,
@@ -85,11 +77,8 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "contract.fuzz": "is this run with default settings: tests/contract_tools",
     "process.settings": _PROCESS,
     "process.database-absent": _PROCESS,
-    "process.reconnect": _PROCESS,
-    "process.hung-connections": "needs a database that hangs: tests/database",
     "process.tls": _PROCESS,
     "process.logs.prompt": _PROCESS,
-    "process.logs.unforeseen": "needs a bug: tests/http/test_problems.py",
     "process.logs.trace": _PROCESS,
     "process.tracing": _PROCESS,
     "process.stop": _PROCESS,

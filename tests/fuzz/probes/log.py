@@ -17,6 +17,7 @@ def every_request_in_the_log(prober: Prober) -> None:
     with suppress(AssertionError):
         wait_until(lambda: prober.sent.keys() <= _logged(prober).keys(), "a request has no line in the log")
     lines = _logged(prober)
+    too_long = 0
     for request_id, sent in prober.sent.items():
         found = lines.get(request_id, [])
         if len(found) != 1:
@@ -25,6 +26,9 @@ def every_request_in_the_log(prober: Prober) -> None:
         prober.met()
         for problem in _wrong(found[0], sent):
             prober.fail(f"the log line of {sent.method} {sent.path} {problem}")
+        too_long += found[0]["duration_ms"] > sent.milliseconds + 1
+    # A service may be interrupted between sending a response and taking the time.
+    prober.expect(too_long < len(prober.sent) / 5, f"{too_long} durations are longer than the request took")
 
 
 def _logged(prober: Prober) -> dict[str, list[dict[str, Any]]]:
@@ -45,8 +49,8 @@ def _wrong(line: dict[str, Any], sent: Sent) -> Iterator[str]:
     for name, value in expected.items():
         if line.get(name) != value:
             yield f"has the {name} {line.get(name)!r} and not {value!r}"
-    if not 0 < line["duration_ms"] <= sent.milliseconds + 1:
-        yield f"has the duration {line['duration_ms']} ms of {sent.milliseconds:.1f}"
+    if line["duration_ms"] <= 0:
+        yield f"has the duration {line['duration_ms']} ms"
     unknown = line.keys() - {*expected, "time", "logger", "request_id", "duration_ms"}
     if unknown:
         yield f"has unknown members: {', '.join(sorted(unknown))}"

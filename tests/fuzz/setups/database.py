@@ -1,0 +1,164 @@
+"""Set-ups with a database that is absent, goes away, hangs, is locked or is damaged."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from httpx2 import Response
+
+from tests.environment import Sql, new_database
+from tests.fuzz.context import User
+from tests.fuzz.lab import Lab, accept_each_operation, log_lines, refuse_each_operation, set_up
+from tests.fuzz.prober import JSON, Prober, valid
+from tests.operations import ON_ONE_TASK, OPERATIONS
+from tests.protocol_proxy import ProtocolProxy, protocol_proxy
+from tests.support import TASKS, wait_until
+from tools.postgres import free_port
+
+TIMEOUTS = {"DB_CONNECT_TIMEOUT": "1", "DB_STATEMENT_TIMEOUT": "0.5", "DB_POOL_TIMEOUT": "0.5"}
+DEADLINE = 2.5
+"""Seconds, by `problems.deadline` with these timeouts."""
+TOLERANCE = 3
+"""Seconds beyond the deadline, on a busy machine."""
+
+
+def expect_unavailable(prober: Prober, user: User) -> None:
+    """Every operation gets a 503; whoever is not authenticated still gets a 401."""
+    refuse_each_operation(prober, 503, "unavailable", user)
+    refuse_each_operation(prober, 401, "unauthorized", "invalid")
+    prober.accept(503, "GET", "/health/ready")
+    prober.accept(200, "GET", "/health/live")
+
+
+@set_up("problems.unavailable", "auth.no-database", "health.ready", "health.live", at_least=14)
+def a_database_that_is_absent(lab: Lab) -> None:
+    url = lab.context.database.set(host="127.0.0.1", port=free_port())
+    with lab.service(url, **TIMEOUTS) as prober:
+        expect_unavailable(prober, lab.user())
+
+
+@set_up("problems.unavailable", "health.ready", at_least=14)
+def a_database_that_is_not_migrated(lab: Lab) -> None:
+    with new_database(lab.context.database) as empty, lab.service(empty, **TIMEOUTS) as prober:
+        expect_unavailable(prober, lab.user())
+
+
+@contextmanager
+def behind_proxy(lab: Lab, **settings: str) -> Iterator[tuple[ProtocolProxy, Prober]]:
+    with (
+        protocol_proxy(lab.context.database) as proxy,
+        lab.service(proxy.url, **TIMEOUTS, **settings) as prober,
+    ):
+        yield proxy, prober
+
+
+@set_up("process.reconnect", "problems.unavailable", at_least=15)
+def a_database_that_goes_away_and_comes_back(lab: Lab) -> None:
+    port = free_port()
+    user = lab.user()
+    url = lab.context.database.set(host="127.0.0.1", port=port)
+    with lab.service(url, **TIMEOUTS) as prober:
+        for _ in range(2):
+            with protocol_proxy(lab.context.database, port) as proxy:
+                wait_until(lambda: _status(prober, "/health/ready") == 200, "the database is not found again")
+                accept_each_operation(prober, user)
+                # Closed while idle: the next request opens another.
+                proxy.close_connections()
+                prober.accept(200, "GET", TASKS, token=user)
+            refuse_each_operation(prober, 503, "unavailable", user)
+
+
+def _status(prober: Prober, path: str) -> int:
+    return prober.request("GET", path).status_code
+
+
+@set_up("problems.deadline", "process.hung-connections", at_least=2)
+def a_database_that_hangs(lab: Lab) -> None:
+    """A request ends at its deadline; its connection is not used again."""
+    with behind_proxy(lab) as (proxy, prober):
+        user = lab.user()
+        prober.accept(200, "GET", TASKS, token=user)
+        proxy.silent = True
+        started = time.monotonic()
+        prober.refuse(503, "unavailable", "GET", TASKS, token=user)
+        seconds = time.monotonic() - started
+        prober.expect(0.4 < seconds < DEADLINE + TOLERANCE, f"the deadline came after {seconds:.1f} s")
+        proxy.silent = False
+        prober.accept(200, "GET", TASKS, token=user)
+
+
+@set_up("problems.pool", at_least=2)
+def a_pool_that_is_exhausted(lab: Lab) -> None:
+    with (
+        behind_proxy(lab, DB_POOL_SIZE="1") as (proxy, prober),
+        ThreadPoolExecutor() as threads,
+    ):
+        user = lab.user()
+        prober.accept(200, "GET", TASKS, token=user)
+        proxy.clear()
+        proxy.held = True
+        first = threads.submit(prober.client.get, TASKS, headers={"Authorization": f"Bearer {user.token}"})
+        wait_until(lambda: proxy.messages, "the first request sends no statement")
+        refused = prober.refuse(503, "unavailable", "GET", TASKS, token=user)
+        busy = "connections are busy" in refused.text
+        prober.expect(busy, "the problem does not say that all connections are busy", refused)
+        proxy.held = False
+        first.result()
+
+
+@set_up("problems.unavailable", "tasks.isolation.writes", at_least=len(ON_ONE_TASK) - 1)
+def a_task_that_is_locked(lab: Lab) -> None:
+    """A write waits for a lock until the statement's timeout, and then changes nothing; a read does not."""
+    lock = Sql(lab.context.database)
+    with lab.service(**TIMEOUTS) as prober:
+        user = lab.user()
+        created = prober.request("POST", TASKS, token=user, content=b'{"title": "Locked"}', headers=JSON)
+        task = created.json()["id"]
+        lock("BEGIN")
+        lock("SELECT id FROM tasks WHERE user_id = %s FOR UPDATE", user.id)
+        try:
+            for operation in ON_ONE_TASK:
+                request = valid(operation, user)
+                if operation.method == "GET":
+                    prober.accept(200, "GET", operation.url(task), **request)
+                else:
+                    prober.refuse(503, "unavailable", operation.method, operation.url(task), **request)
+        finally:
+            lock("ROLLBACK")
+            lock.close()
+        prober.accept(204, "DELETE", f"{TASKS}/{task}", token=user)
+
+
+@set_up("problems.privilege", "problems.unforeseen", "process.logs.unforeseen", at_least=len(OPERATIONS))
+def a_role_without_its_grants(lab: Lab) -> None:
+    """A missing grant is a bug or an attack: 500, nothing about trying again, and an alarm in the log."""
+    with lab.service(**TIMEOUTS) as prober:
+        user = lab.user()
+        sql = lab.context.sql
+        rights = sql(
+            "SELECT string_agg(privilege_type, ', ') FROM information_schema.role_table_grants"
+            " WHERE table_name = 'tasks' AND grantee = 'tasks_api'"
+        )[0][0]
+        columns = sql(
+            "SELECT privilege_type, string_agg(column_name, ', ') FROM information_schema.column_privileges"
+            " WHERE table_name = 'tasks' AND grantee = 'tasks_api' GROUP BY privilege_type"
+        )
+        sql("REVOKE ALL ON tasks FROM tasks_api")
+        try:
+            responses = refuse_each_operation(prober, 500, "internal-error", user)
+        finally:
+            if rights:
+                sql(f"GRANT {rights} ON tasks TO tasks_api")
+            for right, names in columns:
+                sql(f"GRANT {right} ({names}) ON tasks TO tasks_api")
+        for response in responses:
+            _expect_alarm(prober, response)
+        accept_each_operation(prober, user)
+
+
+def _expect_alarm(prober: Prober, response: Response) -> None:
+    prober.expect("Retry-After" not in response.headers, "a 500 says when to try again", response)
+    wait_until(lambda: len(log_lines(prober, response)) > 1, "an error has no line in the log")
+    [alarm] = [line for line in log_lines(prober, response) if line["level"] == "ERROR"]
+    prober.expect(alarm.get("exception"), "an error has no traceback", response)
