@@ -19,6 +19,7 @@ from requests import PreparedRequest, Response, Session
 from sqlalchemy import URL
 
 from tests.environment import Sql
+from tests.fuzz.schema_coverage import SchemaCoverage
 from tests.support import ORIGIN, TASKS
 from tools.tokens import mint
 
@@ -91,6 +92,7 @@ class FuzzContext:
     """Before and after each call, by case ID."""
     met: Counter[str] = field(default_factory=Counter)
     """How often each situation was met."""
+    coverage: SchemaCoverage = field(default_factory=SchemaCoverage)
     calls: int = 0
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from tests.environment import ROOT, make_settings
 from tests.fuzz import checks, probes, setups
 from tests.fuzz.context import FuzzContext, Worker
 from tests.fuzz.lab import Service
+from tests.fuzz.schema_coverage import SchemaCoverage
 from tests.fuzz.situations import SITUATIONS, unmet
 
 CONTRACT = ROOT / "specs/openapi.json"
@@ -51,6 +52,8 @@ class Report:
     checks: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     """How often each situation was met."""
+    coverage: SchemaCoverage = field(default_factory=SchemaCoverage)
+    """Of the contract, by the probes and set-ups."""
     phases: set[str] = field(default_factory=set)
     calls: int = 0
 
@@ -67,7 +70,7 @@ def fuzz(
     with _logged(folder / "service.log") as log, _worker(create_app(settings)) as other_worker:
         context = FuzzContext(other_worker, database, secret, log, int(time.time()))
         checks.use_context(context)
-        report = Report(met=context.met)
+        report = Report(met=context.met, coverage=context.coverage)
         with TestClient(create_app(settings), raise_server_exceptions=False) as client:
             report.failures += probes.run(context, client, stop_at_first=stop_at_first)
         if not (report.failures and stop_at_first):
@@ -83,7 +86,7 @@ def fuzz(
         report.calls += context.calls
         context.close()
     if not report.failures:
-        report.failures += unmet(report.met, SITUATIONS.values())
+        report.failures += [*unmet(report.met, SITUATIONS.values()), *report.coverage.unreached()]
     return report
 
 

@@ -145,7 +145,8 @@ def _probe(base_url: str, given: dict[str, str]) -> list[str]:
     failures += _probe_with_other_servers(make_url(given["database"]))
     systematic = [each for each in SITUATIONS.values() if each not in checks.RANDOM]
     (REPORTS / "situations.md").write_text(situations.report(context.met, systematic) + "\n")
-    return [*failures, *situations.unmet(context.met, systematic)]
+    (REPORTS / "coverage.md").write_text(context.coverage.report() + "\n")
+    return [*failures, *situations.unmet(context.met, systematic), *context.coverage.unreached()]
 
 
 def _probe_with_other_servers(server: URL) -> list[str]:

@@ -110,11 +110,11 @@ class Prober:
         user_id = token.id if isinstance(token, User) else None
         self.sent[request_id] = Sent(method, path, response.status_code, user_id, elapsed)
         self.context.calls += 1
-        self._check(
-            response,
-            content if isinstance(content, bytes) else None,
-            origin if origin in self.allowed_origins else None,
+        body = content if isinstance(content, bytes) else None
+        self.context.coverage.record(
+            method, str(response.request.url), response.request.headers, body, response.status_code
         )
+        self._check(response, body, origin if origin in self.allowed_origins else None)
         self.expect(
             response.headers.get("X-Request-ID") == request_id, "the request's ID is not kept", response
         )

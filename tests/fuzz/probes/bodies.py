@@ -1,5 +1,6 @@
 """Probes of how a body is declared, encoded, sized and parsed, against every operation with a body."""
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -135,10 +136,11 @@ def a_body_that_is_not_json(prober: Prober) -> None:
 @probe("http.object", at_least=len(NOT_OBJECTS) * len(WITH_BODY))
 def a_body_that_is_json_but_no_object(prober: Prober) -> None:
     for operation, url in _targets(prober):
-        for content in NOT_OBJECTS:
+        merge_patch = [_typed("application/merge-patch+json")] if operation.method == "PATCH" else []
+        for content, headers in itertools.product(NOT_OBJECTS, [JSON, *merge_patch]):
             prober.refuse(
                 422, "invalid-request", operation.method, url,
-                token=prober.context.owner, content=content, headers=JSON,
+                token=prober.context.owner, content=content, headers=headers,
             )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import jsonschema_rs
 
 from tests.environment import ROOT
 from tests.fuzz import expected_effects
-from tests.fuzz.prober import JSON, Prober, probe
+from tests.fuzz.prober import Prober, probe
 from tests.operations import OPERATIONS, Operation
 from tests.support import TASKS
 
@@ -25,6 +25,10 @@ _BODIES = {
     for path, methods in _CONTRACT["paths"].items()
     for method, each in methods.items()
     if "requestBody" in each
+}
+MEDIA_TYPES = {
+    name: tuple(_CONTRACT["paths"][path][method]["requestBody"]["content"])
+    for name, (path, method) in _BODIES.items()
 }
 SCHEMAS = {name: _CONTRACT["components"]["schemas"][name] for name in _BODIES}
 READ_ONLY = tuple(
@@ -147,8 +151,9 @@ def _cases(name: str, schema: Fields) -> list[tuple[object, bool]]:
 
 
 CASES = [
-    (body, name, value, valid)
+    (body, media_type, name, value, valid)
     for body, schema in SCHEMAS.items()
+    for media_type in MEDIA_TYPES[body]
     for name, property_schema in schema["properties"].items()
     for value, valid in _cases(name, property_schema)
 ]
@@ -166,17 +171,19 @@ CASES = [
 )  # fmt: skip
 def a_value_at_each_limit_of_each_field(prober: Prober) -> None:
     task = prober.context.any_task()
-    for body, name, value, valid in CASES:
+    for body, media_type, name, value, valid in CASES:
         fields = (
             {"title": "x", name: value} if "title" in SCHEMAS[body].get("required", ()) else {name: value}
         )
         if valid:
-            send_valid(prober, _operation(body), task, fields)
+            send_valid(prober, _operation(body), task, fields, media_type)
         else:
-            _send_invalid(prober, _operation(body), task, fields, f"/{name}")
+            _send_invalid(prober, _operation(body), task, fields, f"/{name}", media_type)
 
 
-def send_valid(prober: Prober, operation: Operation, task: str, fields: Fields) -> None:
+def send_valid(
+    prober: Prober, operation: Operation, task: str, fields: Fields, media_type: str = "application/json"
+) -> None:
     """The stored row and the response are exactly what the operation says."""
     context = prober.context
     before = context.row(UUID(task))
@@ -187,7 +194,7 @@ def send_valid(prober: Prober, operation: Operation, task: str, fields: Fields) 
         operation.url(task),
         token=context.owner,
         content=raw,
-        headers=JSON,
+        headers=[("Content-Type", media_type)],
     )
     if response.status_code != operation.status:
         return
@@ -208,11 +215,18 @@ def send_valid(prober: Prober, operation: Operation, task: str, fields: Fields) 
     prober.expect(parse(answer) == parse(after), "the response is not what is stored", response)
 
 
-def _send_invalid(prober: Prober, operation: Operation, task: str, fields: Fields, pointer: str) -> None:
+def _send_invalid(
+    prober: Prober,
+    operation: Operation,
+    task: str,
+    fields: Fields,
+    pointer: str,
+    media_type: str = "application/json",
+) -> None:
     response = prober.refuse(
         422, "invalid-request", operation.method, operation.url(task),
         token=prober.context.owner, content=json.dumps(fields).encode(),
-        headers=JSON,
+        headers=[("Content-Type", media_type)],
     )  # fmt: skip
     prober.expect_errors(response, "pointer", pointer)
 
@@ -221,10 +235,11 @@ def _send_invalid(prober: Prober, operation: Operation, task: str, fields: Field
 def a_field_that_is_unknown_or_not_writable(prober: Prober) -> None:
     context = prober.context
     task = context.any_task()
-    for body in SCHEMAS:
-        for name in (*READ_ONLY, "color", "Title", "__proto__", ""):
+    names = (*READ_ONLY, "color", "Title", "__proto__", "")
+    for body, media_types in MEDIA_TYPES.items():
+        for media_type, name in itertools.product(media_types, names):
             value = {"user_id": context.stranger.id, "id": task}.get(name, "2030-05-17T08:00:00Z")
-            _send_invalid(prober, _operation(body), task, {"title": "x", name: value}, "")
+            _send_invalid(prober, _operation(body), task, {"title": "x", name: value}, "", media_type)
 
 
 @probe("tasks.create.title-required", "tasks.replace.title-required", at_least=4)

@@ -1,0 +1,183 @@
+"""Which parts of the contract the systematic requests of a fuzz run have reached.
+
+A run must reach every status of every operation, send every parameter, and both satisfy
+and violate every keyword of every schema of a parameter or a body, except `UNREACHED`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import jsonschema_rs
+
+from tests.environment import ROOT
+
+Schema = Mapping[str, Any]
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "minLength": (str,), "maxLength": (str,), "pattern": (str,), "format": (str,),
+    "minimum": (int, float), "maximum": (int, float),
+    "minItems": (list,), "maxItems": (list,), "uniqueItems": (list,),
+    "required": (dict,), "additionalProperties": (dict,),
+    "type": (object,), "enum": (object,), "anyOf": (object,),
+}  # fmt: skip
+"""The keywords that can be violated, and the values that each of them is about."""
+
+UNREACHED: Mapping[str, str] = {
+    "status 408": "is about a client that stops sending: tests/process/test_connections.py",
+    "status 431": "is enforced by gunicorn, below HTTP: tests/hostile",
+    "/health/live: status 500": "needs a bug: tests/http/test_problems.py",
+    "/health/live: status 503": "needs a database that hangs: tests/database/test_hung_connections.py",
+    "/health/ready: status 500": "needs a bug: tests/http/test_problems.py",
+    "/problems/{name}: status 500": "needs a bug: tests/http/test_problems.py",
+    "task_id: type violated": "does not exist: every path segment is a string",
+    "name: type violated": "does not exist: every path segment is a string",
+    "cursor: type violated": "does not exist: every query value is a string",
+}
+"""Why a part of the contract, whose name contains this, is not reached."""
+
+
+class SchemaCoverage:
+    """Counts what requests and responses have in common with the committed contract."""
+
+    def __init__(self) -> None:
+        self._contract: Schema = json.loads((ROOT / "specs/openapi.json").read_text())
+        self._paths = [
+            (re.compile(re.sub(r"\{\w+\}", "([^/]+)", path)), path, item)
+            for path, item in self._contract["paths"].items()
+        ]
+        self.parts = dict.fromkeys(self._all_parts(), 0)
+        """How often each part was reached."""
+
+    def record(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, status: int
+    ) -> None:
+        target = urlsplit(url)
+        for pattern, path, item in self._paths:
+            match = pattern.fullmatch(target.path)
+            operation = item.get(method.lower())
+            if match and operation:
+                name = f"{method} {path}"
+                self._reach(f"{name}: status {status}")
+                self._record_parameters(name, operation, match.groups(), target.query)
+                self._record_body(name, operation, headers, body)
+
+    def unreached(self) -> Iterator[str]:
+        """The parts that were neither reached nor excused, and the excuses that are not needed."""
+        missing = [part for part, count in self.parts.items() if not count]
+        yield from (part for part in missing if not any(each in part for each in UNREACHED))
+        for each in UNREACHED:
+            if not any(each in part for part in missing):
+                yield f"the reason for not reaching {each} is not needed"
+
+    def report(self) -> str:
+        """A Markdown table: per operation, the parts that exist, are reached and are excused."""
+        lines = [
+            "| operation | statuses | parameters and keywords | not reached |",
+            "| --- | ---: | ---: | --- |",
+        ]
+        operations = dict.fromkeys(part.partition(": ")[0] for part in self.parts)
+        for operation in operations:
+            own = {part: count for part, count in self.parts.items() if part.startswith(f"{operation}: ")}
+            statuses = [count for part, count in own.items() if ": status " in part]
+            others = [count for part, count in own.items() if ": status " not in part]
+            missing = ", ".join(part.partition(": ")[2] for part, count in own.items() if not count)
+            lines.append(f"| {operation} | {_share(statuses)} | {_share(others)} | {missing} |")
+        return "\n".join(lines)
+
+    def _all_parts(self) -> Iterator[str]:
+        for path, item in self._contract["paths"].items():
+            for method, operation in item.items():
+                name = f"{method.upper()} {path}"
+                yield from (f"{name}: status {status}" for status in operation["responses"])
+                for each in operation.get("parameters", []):
+                    yield f"{name}: {each['name']} sent"
+                    yield from _keywords(f"{name}: {each['name']}", each["schema"])
+                for media_type, schema in self._bodies(operation):
+                    yield f"{name}: {media_type} sent"
+                    yield from _keywords(f"{name}: {media_type}", schema)
+
+    def _bodies(self, operation: Schema) -> Iterator[tuple[str, Schema]]:
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+            reference = content["schema"]["$ref"].rpartition("/")[2]
+            yield media_type, self._contract["components"]["schemas"][reference]
+
+    def _record_parameters(self, name: str, operation: Schema, segments: tuple[str, ...], query: str) -> None:
+        given = parse_qs(query, keep_blank_values=True)
+        in_path = iter(segments)
+        for each in operation.get("parameters", []):
+            values = [unquote(next(in_path))] if each["in"] == "path" else given.get(each["name"], [])
+            for value in values:
+                self._reach(f"{name}: {each['name']} sent")
+                self._visit(f"{name}: {each['name']}", each["schema"], _typed(value, each["schema"]))
+
+    def _record_body(
+        self, name: str, operation: Schema, headers: Mapping[str, str], body: bytes | None
+    ) -> None:
+        sent = headers.get("content-type", "").partition(";")[0].strip().lower()
+        for media_type, schema in self._bodies(operation):
+            if sent == media_type and body:
+                try:
+                    document = json.loads(body)
+                except (ValueError, RecursionError):
+                    continue
+                self._reach(f"{name}: {media_type} sent")
+                self._visit(f"{name}: {media_type}", schema, document)
+
+    def _visit(self, place: str, schema: Schema, value: object) -> None:
+        """Count the keywords of a schema, and of the schemas within it, for one value."""
+        for keyword, types in _TYPES.items():
+            if keyword in schema and isinstance(value, types):
+                alone = {name: schema[name] for name in (keyword, "properties") if name in schema}
+                satisfied = _is_valid(
+                    alone if keyword == "additionalProperties" else {keyword: schema[keyword]}, value
+                )
+                self._reach(f"{place}: {keyword} {'satisfied' if satisfied else 'violated'}")
+        for branch in schema.get("anyOf", []):
+            if _is_valid({"type": branch["type"]}, value):
+                self._visit(f"{place} ({branch['type']})", branch, value)
+        if isinstance(value, dict):
+            for name in value.keys() & schema.get("properties", {}).keys():
+                self._visit(f"{place}.{name}", schema["properties"][name], value[name])
+        if isinstance(value, list) and "items" in schema:
+            for each in value:
+                self._visit(f"{place}[]", schema["items"], each)
+
+    def _reach(self, part: str) -> None:
+        if part in self.parts:
+            self.parts[part] += 1
+
+
+def _keywords(place: str, schema: Schema) -> Iterator[str]:
+    for keyword in schema.keys() & _TYPES.keys():
+        yield from (f"{place}: {keyword} {outcome}" for outcome in ("satisfied", "violated"))
+    for branch in schema.get("anyOf", []):
+        # A branch is chosen by its type, which it therefore cannot violate.
+        inner = {name: value for name, value in branch.items() if name != "type"}
+        yield f"{place} ({branch['type']}): type satisfied"
+        yield from _keywords(f"{place} ({branch['type']})", inner)
+    for name, inner in schema.get("properties", {}).items():
+        yield from _keywords(f"{place}.{name}", inner)
+    if "items" in schema:
+        yield from _keywords(f"{place}[]", schema["items"])
+
+
+def _is_valid(schema: Schema, value: object) -> bool:
+    try:
+        return jsonschema_rs.is_valid(dict(schema), value, validate_formats=True)
+    except ValueError:  # A lone surrogate is no string for this library.
+        return False
+
+
+def _typed(value: str, schema: Schema) -> object:
+    """A query value as the type that its schema has, if it can be one."""
+    try:
+        return value if schema["type"] == "string" else json.loads(value)
+    except ValueError:
+        return value
+
+
+def _share(counts: list[int]) -> str:
+    return f"{sum(map(bool, counts))} of {len(counts)}"
