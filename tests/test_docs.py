@@ -12,7 +12,7 @@ from tests.environment import ROOT
 from tests.test_imports import LAYERS
 from tests.test_specs import clauses
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "tests/README.md"]
 SECURITY = (ROOT / "docs/security.md").read_text()
 
 PYTHON_FILE = re.compile(r"([\w./-]+\.py)(?:::(\w+))?")

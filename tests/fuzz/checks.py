@@ -14,7 +14,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import schemathesis
@@ -25,7 +25,7 @@ from schemathesis import Case, CheckContext, HookContext, Response
 from tests.fuzz import expected_effects, response_checks
 from tests.fuzz.context import FuzzContext, task_id_in
 from tests.fuzz.pagination_checks import check_pages
-from tests.fuzz.situations import situation, unmet
+from tests.fuzz.situations import Situation, situation, unmet
 from tests.operations import ON_ONE_TASK, OPERATIONS, Operation
 from tests.support import TASKS
 
@@ -85,7 +85,28 @@ def after_call(context: HookContext, case: Case[Any], response: Response) -> Non
     _context.snapshots[case.id].append(_context.snapshot(_task_id(response)))
 
 
-@schemathesis.check
+Check = Callable[[CheckContext, Response, Case[Any]], None]
+
+
+def _check(*situations: Situation) -> Callable[[Check], Check]:
+    """Register a check whose failures name the clauses of these situations."""
+    clauses = ", ".join(dict.fromkeys(clause for each in situations for clause in each.clauses))
+
+    def register(function: Check) -> Check:
+        @wraps(function)
+        def check(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+            try:
+                function(ctx, response, case)
+            except AssertionError as error:
+                raise AssertionError(f"{error} [{clauses}]") from error
+
+        registered: Check = schemathesis.check(check)
+        return registered
+
+    return register
+
+
+@_check(REPLAYED_BY_STRANGER, CURSOR_OF_STRANGER)
 def isolation(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """Replay every successful request of the owner as another user, with all methods.
 
@@ -153,7 +174,7 @@ def _replay_list(response: Response) -> Iterator[str]:
             yield f"a stranger follows the owner's cursor and gets {answer.status_code}"
 
 
-@schemathesis.check
+@_check(REPLAYED_WITHOUT_AUTHORITY)
 def authentication(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """Replay every successful request of the owner with an invalid token, each kind in turn."""
     if not _is_success_of_owner(response):
@@ -182,7 +203,7 @@ def _replay_with_wrong_scope(request: PreparedRequest) -> Iterator[str]:
         yield f"a token without {needed} got {answer.status_code} and {challenge!r}"
 
 
-@schemathesis.check
+@_check(RESPONSE)
 def response_format(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """Headers and problem details are as specified, and neither responses nor logs leak data."""
     _fail_on(response_checks.check_headers(response))
@@ -212,7 +233,7 @@ def _replay_with_truncated_body(request: PreparedRequest) -> Iterator[str]:
     yield from response_checks.leaks(answer, _context.secrets())
 
 
-@schemathesis.check
+@_check(EFFECT)
 def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """The request has exactly its specified effect on stored rows."""
     before, after = _context.snapshots[case.id]
@@ -249,7 +270,7 @@ def _check_effect(
     return ()
 
 
-@schemathesis.check
+@_check(READ_BACK)
 def durability(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """The response matches the stored row and what another worker reads."""
     task = _task_id(response)

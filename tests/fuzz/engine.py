@@ -156,5 +156,6 @@ def _record_scenario(recorder: ScenarioRecorder, report: Report) -> None:
         for result in results:
             report.checks[result.name] += 1
             if result.failure_info is not None:
-                what = f"{case.method} {case.formatted_path}: {result.failure_info.failure}"
+                repeat = result.failure_info.code_sample
+                what = f"{case.method} {case.formatted_path}: {result.failure_info.failure}\n    {repeat}"
                 report.failures.append(f"{result.name}: {what}")
