@@ -20,8 +20,8 @@ from sqlalchemy import URL
 
 from tests.environment import Sql
 from tests.fuzz.schema_coverage import SchemaCoverage
+from tests.fuzz.signers import Signer, mint
 from tests.support import ORIGIN, TASKS
-from tools.tokens import mint
 
 DAY = 86_400
 LOCK_SECONDS = 10
@@ -75,7 +75,7 @@ class FuzzContext:
 
     other_worker: Worker
     database: URL
-    secret: str
+    signer: Signer
     log: Path
     issued_at: int
     """When the tokens were issued, in Unix seconds."""
@@ -97,12 +97,12 @@ class FuzzContext:
 
     def __post_init__(self) -> None:
         self.owner, self.stranger, self.hoarder = (
-            User(name, mint(self.secret, name, iat=self.issued_at, exp=self.issued_at + DAY))
+            User(name, self.mint(name, iat=self.issued_at, exp=self.issued_at + DAY))
             for name in ("fuzz-owner", "fuzz-stranger", "fuzz-hoarder")
         )
-        self.invalid_tokens = make_invalid_tokens(self.secret, self.owner, self.issued_at)
+        self.invalid_tokens = make_invalid_tokens(self.signer, self.owner, self.issued_at)
         self.reader, self.writer = (
-            User(self.owner.id, mint(self.secret, self.owner.id, scope=scope, exp=self.issued_at + DAY))
+            User(self.owner.id, self.mint(self.owner.id, scope=scope, exp=self.issued_at + DAY))
             for scope in ("tasks:read", "tasks:write")
         )
         self.sql = Sql(self.database)
@@ -113,6 +113,10 @@ class FuzzContext:
     def close(self) -> None:
         self.sql.close()
         self.other_worker.session.close()
+
+    def mint(self, subject: str, **claims: object) -> str:
+        """A token that is valid for one hour, unless `claims` has another `exp`."""
+        return mint(self.signer, subject, **claims)
 
     def write_users(self, path: Path) -> None:
         """Write the credentials to which schemathesis.toml refers."""
@@ -201,21 +205,21 @@ class FuzzContext:
         users = (self.owner, self.stranger, self.hoarder, self.reader, self.writer)
         tokens = [*(user.token for user in users), *filter(None, self.invalid_tokens.values())]
         signatures = (token.rpartition(".")[2] for token in tokens)
-        return [*filter(None, (self.secret, self.database.password, *signatures))]
+        return [*self.signer.secrets, *filter(None, (self.database.password, *signatures))]
 
 
-def make_invalid_tokens(secret: str, owner: User, now: int) -> dict[str, str | None]:
+def make_invalid_tokens(signer: Signer, owner: User, now: int) -> dict[str, str | None]:
     bare: dict[str, object] = {"iat": now, "exp": now + DAY}
     claims = {**bare, "sub": owner.id}
     return {
         "no token": None,
-        "a token without exp": jwt.encode({"sub": owner.id}, secret),
-        "a token of tomorrow": mint(secret, owner.id, nbf=now + DAY, exp=now + 2 * DAY),
+        "a token without exp": signer.sign({"sub": owner.id}),
+        "a token of tomorrow": mint(signer, owner.id, nbf=now + DAY, exp=now + 2 * DAY),
         "a truncated token": owner.token[:-4],
-        "a re-signed token": mint("another secret that nobody knows", owner.id),
-        "an expired token": mint(secret, owner.id, iat=now - 7200, exp=now - 3600),
-        "a foreign token": mint(secret, owner.id, aud="better-auth:session-cache"),
+        "a re-signed token": mint(signer.impostor(), owner.id),
+        "an expired token": mint(signer, owner.id, iat=now - 7200, exp=now - 3600),
+        "a foreign token": mint(signer, owner.id, aud="better-auth:session-cache"),
         "an unsigned token": jwt.encode(claims, "", "none"),
-        "a token of another algorithm": jwt.encode(claims, secret, "HS512"),
-        "the token of an e-mail link": jwt.encode({**bare, "userId": owner.id, "email": owner.id}, secret),
+        "the token of an e-mail link": signer.sign({**bare, "userId": owner.id, "email": owner.id}),
+        **dict(signer.forgeries(claims)),
     }

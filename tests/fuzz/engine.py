@@ -34,6 +34,7 @@ from tests.fuzz import checks, probes, setups
 from tests.fuzz.context import FuzzContext, Worker
 from tests.fuzz.lab import Service
 from tests.fuzz.schema_coverage import SchemaCoverage
+from tests.fuzz.signers import SharedSecret
 from tests.fuzz.situations import SITUATIONS, unmet
 
 CONTRACT = ROOT / "specs/openapi.json"
@@ -68,13 +69,13 @@ def fuzz(
     secret = secrets.token_hex(32)
     settings = make_settings(service_database or database, better_auth_secret=secret)
     with _logged(folder / "service.log") as log, _worker(create_app(settings)) as other_worker:
-        context = FuzzContext(other_worker, database, secret, log, int(time.time()))
+        context = FuzzContext(other_worker, database, SharedSecret(secret), log, int(time.time()))
         checks.use_context(context)
         report = Report(met=context.met, coverage=context.coverage)
         with TestClient(create_app(settings), raise_server_exceptions=False) as client:
             report.failures += probes.run(context, client, stop_at_first=stop_at_first)
         if not (report.failures and stop_at_first):
-            lab = setups.Lab(context, folder, partial(_start, log))
+            lab = setups.Lab(context, folder, partial(_start, log), secret)
             report.failures += setups.run(lab, stop_at_first=stop_at_first)
         if report.failures and stop_at_first:
             context.close()

@@ -21,7 +21,6 @@ from tests.fuzz.prober import Prober, valid
 from tests.fuzz.situations import SITUATIONS, Situation, situation
 from tests.operations import OPERATIONS
 from tests.support import ORIGIN
-from tools.tokens import mint
 
 KEY_SOURCES = {"BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "JWKS_URL"}
 
@@ -47,6 +46,8 @@ class Lab:
     context: FuzzContext
     folder: Path
     start: Start
+    secret: str
+    """The shared secret of the run."""
     failures: list[str] = field(default_factory=list)
     current: Situation = NO_LEAK
 
@@ -63,7 +64,7 @@ class Lab:
             **settings,
         }
         if not KEY_SOURCES & settings.keys():
-            environment["BETTER_AUTH_SECRET"] = self.context.secret
+            environment["BETTER_AUTH_SECRET"] = self.secret
         given = " ".join(f"{name}={value}" for name, value in settings.items())
         with self.start(environment) as service:
             prober = Prober(
@@ -82,7 +83,7 @@ class Lab:
     def user(self, **claims: object) -> User:
         """A new user, whose token has these claims."""
         name = f"fuzz-{uuid.uuid4()}"
-        return User(name, mint(self.context.secret, name, **claims))
+        return User(name, self.context.mint(name, **claims))
 
 
 SET_UPS: dict[str, Callable[[Lab], None]] = {}

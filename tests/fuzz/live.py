@@ -1,7 +1,7 @@
 """`make fuzz`: the contract fuzz over HTTP, against gunicorn as the Procfile starts it.
 
-Runs the probes and Schemathesis, then the set-ups, then the probes again with one worker
-through PgBouncer, where it is installed, and with the rate limits in Redis.
+Runs the probes and Schemathesis, then the set-ups, then the probes again with published keys,
+with one worker, through PgBouncer, where it is installed, and with the rate limits in Redis.
 
 BUDGET is the time in seconds, SEED repeats a run. The reports (HTML and JUnit)
 are in build/fuzz/. The checks send their own requests to a second service on
@@ -24,11 +24,14 @@ from httpx2 import Client
 from requests import Session
 from sqlalchemy import URL, make_url
 
+from tests.auth.key_server import SigningKey, key_server
 from tests.chaos.servers import running_redis
 from tests.environment import MISSING, NO_LIMIT, find_program, libpq_url, new_database
 from tests.fuzz import checks, probes, setups, situations
 from tests.fuzz.context import FuzzContext, Worker
 from tests.fuzz.lab import Service
+from tests.fuzz.prober import PROBES
+from tests.fuzz.signers import PublishedKey, SharedSecret
 from tests.fuzz.situations import SITUATIONS
 from tests.not_run import POOLER
 from tests.pooler import pooler
@@ -72,7 +75,7 @@ def open_context(given: dict[str, str]) -> FuzzContext:
     return FuzzContext(
         Worker(Session(), given["other_worker"]),
         make_url(given["database"]),
-        given["secret"],
+        SharedSecret(given["secret"]),
         Path(given["log"]),
         int(given["issued_at"]),
     )
@@ -140,7 +143,7 @@ def _probe(base_url: str, given: dict[str, str]) -> list[str]:
     with Client(base_url=base_url, timeout=30) as client:
         failures = probes.run(context, client)
     with TemporaryDirectory() as folder:
-        failures += setups.run(setups.Lab(context, Path(folder), _start))
+        failures += setups.run(setups.Lab(context, Path(folder), _start, given["secret"]))
     context.close()
     failures += _probe_with_other_servers(make_url(given["database"]))
     systematic = [each for each in SITUATIONS.values() if each not in checks.RANDOM]
@@ -150,11 +153,13 @@ def _probe(base_url: str, given: dict[str, str]) -> list[str]:
 
 
 def _probe_with_other_servers(server: URL) -> list[str]:
-    """Run the probes on a new database, through PgBouncer if it is installed, with limits in Redis."""
+    """Run the probes on a new database, with published keys, PgBouncer if it is installed, and Redis."""
     with ExitStack() as stack:
         database = stack.enter_context(new_database(server))
         folder = Path(stack.enter_context(TemporaryDirectory()))
         redis = stack.enter_context(running_redis(folder))
+        published, key = stack.enter_context(key_server()), SigningKey("fuzz")
+        published.keys = [key.jwk]
         route = database
         if program := find_program(POOLER):
             pooled = stack.enter_context(pooler(program, server))
@@ -163,6 +168,8 @@ def _probe_with_other_servers(server: URL) -> list[str]:
             print(f"\nNot through PgBouncer: {MISSING.format(program=POOLER)}")
         environment = {
             **_environment(route),
+            "BETTER_AUTH_SECRET": "",
+            "BETTER_AUTH_URL": published.url,
             "DATABASE_URL_UNPOOLED": libpq_url(database),
             "RATE_LIMIT_STORAGE_URL": redis.url,
             "WEB_CONCURRENCY": "1",
@@ -170,13 +177,12 @@ def _probe_with_other_servers(server: URL) -> list[str]:
         log = REPORTS / "pooled.log"
         stack.enter_context(serve.service(environment, log=log))
         base_url = serve.base_url(environment)
-        context = open_context(
-            _context_values({**environment, "DATABASE_URL": libpq_url(database)}, base_url, log)
-        )
+        worker, signer = Worker(Session(), base_url), PublishedKey(key, published.url)
+        context = FuzzContext(worker, database, signer, log, int(time.time()))
         client = stack.enter_context(Client(base_url=base_url, timeout=30))
         failures = probes.run(context, client)
         context.close()
-    return failures
+    return [*failures, *situations.unmet(context.met, [SITUATIONS[name] for name in PROBES])]
 
 
 @contextmanager

@@ -1,8 +1,5 @@
 """Probes of authentication: every way to be almost authorised, against every operation."""
 
-import base64
-import hmac
-import json
 from collections.abc import Iterator
 
 from httpx2 import Response
@@ -10,9 +7,9 @@ from httpx2 import Response
 from tests.fuzz.context import DAY, User
 from tests.fuzz.prober import JSON, Headers, Prober, probe, valid
 from tests.fuzz.response_checks import INVALID_TOKEN
+from tests.fuzz.signers import decode_part, encode_part
 from tests.operations import OPERATIONS, Operation
 from tests.support import TASKS
-from tools.tokens import mint
 
 LEEWAY = 30
 SLACK = 10
@@ -52,14 +49,17 @@ ALGORITHMS = ("HS384", "HS512", "RS256", "EdDSA", "none", "hs256", "")
 def forged_tokens(prober: Prober) -> Iterator[tuple[str, str]]:
     """Tokens of the owner that must be rejected, by what is wrong with them."""
     context = prober.context
-    secret, owner, now = context.secret, context.owner.id, context.now()
+    mint, sign, owner, now = context.mint, context.signer.sign, context.owner.id, context.now()
     header, payload, signature = context.owner.token.split(".")
     yield from ((kind, token) for kind, token in context.invalid_tokens.items() if token is not None)
     yield (
         "an altered payload",
-        f"{header}.{_part({**_claims(payload), 'sub': context.stranger.id})}.{signature}",
+        f"{header}.{encode_part({**decode_part(payload), 'sub': context.stranger.id})}.{signature}",
     )
-    yield "an extended lifetime", f"{header}.{_part({**_claims(payload), 'exp': now + 9 * DAY})}.{signature}"
+    yield (
+        "an extended lifetime",
+        f"{header}.{encode_part({**decode_part(payload), 'exp': now + 9 * DAY})}.{signature}",
+    )
     yield "the signature of another token", f"{header}.{payload}.{context.stranger.token.split('.')[2]}"
     yield "no signature", f"{header}.{payload}."
     yield "two parts", f"{header}.{payload}"
@@ -69,42 +69,24 @@ def forged_tokens(prober: Prober) -> Iterator[tuple[str, str]]:
     yield "a token with padding", f"{context.owner.token}="
     yield "a token that is no token", "x" * 40
     for name in ALGORITHMS:
-        yield f"an altered algorithm {name}", f"{_part({'alg': name, 'typ': 'JWT'})}.{payload}.{signature}"
-    yield "the secret's beginning as key", mint(secret[:-1], owner)
-    yield "the secret in upper case as key", mint(secret.upper(), owner)
-    yield "expired", mint(secret, owner, iat=now - 3600, exp=now - LEEWAY - 1)
-    yield "not valid yet", mint(secret, owner, nbf=now + LEEWAY + SLACK)
-    yield "issued in the future", mint(secret, owner, iat=now + LEEWAY + SLACK)
-    yield "an expiry after the year 9999", mint(secret, owner, exp=LAST_SECOND + 1)
+        yield (
+            f"an altered algorithm {name}",
+            f"{encode_part({'alg': name, 'typ': 'JWT'})}.{payload}.{signature}",
+        )
+    yield "expired", mint(owner, iat=now - 3600, exp=now - LEEWAY - 1)
+    yield "not valid yet", mint(owner, nbf=now + LEEWAY + SLACK)
+    yield "issued in the future", mint(owner, iat=now + LEEWAY + SLACK)
+    yield "an expiry after the year 9999", mint(owner, exp=LAST_SECOND + 1)
     for name in ("exp", "nbf", "iat"):
         for value in BAD_TIMES if name == "exp" else BAD_TIMES[:1]:
-            yield f"{name} {value!r}", mint(secret, owner, **{name: value})
+            yield f"{name} {value!r}", mint(owner, **{name: value})
     for audience in ("", [], "https://app.example.com", ["x"], None):
-        yield f"the audience {audience!r}", encode(secret, {"sub": owner, "exp": now + DAY, "aud": audience})
+        yield f"the audience {audience!r}", sign({"sub": owner, "exp": now + DAY, "aud": audience})
     scopes: tuple[object, ...] = (None, 1, True, ["tasks:read"], {})
     for scope in scopes:
-        yield f"the scope {scope!r}", mint(secret, owner, scope=scope)
+        yield f"the scope {scope!r}", mint(owner, scope=scope)
     for subject in BAD_SUBJECTS:
-        yield f"the subject {subject!r}", encode(secret, {"sub": subject, "exp": now + DAY})
-
-
-def encode(secret: str, claims: dict[str, object], **header: object) -> str:
-    """Sign claims, or with a secret, that PyJWT would refuse."""
-    signed = f"{_part({'alg': 'HS256', 'typ': 'JWT', **header})}.{_part(claims)}"
-    return f"{signed}.{_base64(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
-
-
-def _part(document: dict[str, object]) -> str:
-    return _base64(json.dumps(document).encode())
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _claims(payload: str) -> dict[str, object]:
-    claims: dict[str, object] = json.loads(base64.urlsafe_b64decode(payload + "=="))
-    return claims
+        yield f"the subject {subject!r}", sign({"sub": subject, "exp": now + DAY})
 
 
 @probe(
@@ -183,8 +165,8 @@ def a_token_just_within_the_limits(prober: Prober) -> None:
         {"exp": now + 60.5},
         {"email": "someone@example.com", "userId": "someone"},
     ]
-    tokens = [User(owner, mint(context.secret, owner, **each)) for each in claims]
-    tokens += [User(subject, mint(context.secret, subject)) for subject in SUBJECTS]
+    tokens = [User(owner, context.mint(owner, **each)) for each in claims]
+    tokens += [User(subject, context.mint(subject)) for subject in SUBJECTS]
     for user in tokens:
         for _ in range(2):  # The second time from the cache.
             prober.accept(200, "GET", f"{TASKS}?limit=1", token=user)
@@ -197,7 +179,7 @@ def a_user_id_that_looks_like_the_owners(prober: Prober) -> None:
     context = prober.context
     owner = context.owner.id
     for similar in (owner.upper(), owner.title(), f"{owner} ", f" {owner}", owner[:-1], f"{owner}\u0301"):
-        user = User(similar, mint(context.secret, similar))
+        user = User(similar, context.mint(similar))
         listed = prober.accept(200, "GET", TASKS, token=user)
         prober.expect(listed.json() == [], f"{similar!r} sees tasks of {owner!r}", listed)
         prober.refuse(404, "not-found", "GET", f"{TASKS}/{context.any_task()}", token=user)
@@ -223,4 +205,4 @@ def a_scope_that_is_almost_enough(prober: Prober) -> None:
 def _limited(prober: Prober, scope: str) -> User:
     """The owner with a token of this scope."""
     owner = prober.context.owner.id
-    return User(owner, mint(prober.context.secret, owner, scope=scope))
+    return User(owner, prober.context.mint(owner, scope=scope))

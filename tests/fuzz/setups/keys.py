@@ -12,7 +12,7 @@ from tests.auth.key_server import PATH, KeyServer, SigningKey, key_server
 from tests.fuzz.context import DAY, User
 from tests.fuzz.lab import Lab, accept_each_operation, refuse_each_operation, set_up
 from tests.fuzz.prober import Prober
-from tests.fuzz.probes.tokens import encode
+from tests.fuzz.signers import encode
 from tests.support import TASKS, wait_until
 
 ALGORITHMS = ("EdDSA", "ES256", "RS256")
