@@ -16,8 +16,9 @@ from schemathesis import Case, Response
 
 from tests.environment import ROOT
 from tests.support import ORIGIN
+from tests.wording import check_wording
 
-INVALID_TOKEN = re.compile(r'Bearer error="invalid_token", error_description="[A-Za-z ]+"')
+INVALID_TOKEN = re.compile(r'Bearer error="invalid_token", error_description="([A-Za-z ]+)"')
 _INSUFFICIENT = re.compile(r'Bearer error="insufficient_scope", .*scope="tasks:(read|write)"')
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _NOT_EMPTY = re.compile(r".+", re.DOTALL)
@@ -138,10 +139,14 @@ def check_problem(response: Response) -> Iterator[str]:
     status = _PROBLEMS.get(str(problem.get("type")).removeprefix("/problems/"))
     if not status == problem.get("status") == response.status_code:
         yield f"a {response.status_code} has the type and status of another problem"
+    challenge = INVALID_TOKEN.fullmatch("".join(response.headers.get("www-authenticate", [])))
+    if challenge and problem["detail"] != f"{challenge[1]}.":
+        yield "the challenge and the problem have different reasons"
     if [problem.get("instance")] != response.headers.get("x-request-id"):
         yield "the problem does not name its request"
     if ("errors" in problem) != (response.status_code == 422):
         yield "errors belong to a 422, and only to it"
+    yield from check_wording(problem)
 
 
 def check_timestamps(response: Response) -> Iterator[str]:

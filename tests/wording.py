@@ -1,0 +1,130 @@
+"""The wording of every problem. People read it, so that a change should be deliberate.
+
+Tests and the contract fuzz compare each problem that they get with these tables.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+TITLES: Mapping[str, str] = {
+    "malformed-body": "Malformed request body",
+    "invalid-cursor": "Invalid cursor",
+    "cors-refused": "CORS preflight refused",
+    "unauthorized": "Authentication required",
+    "insufficient-scope": "Insufficient scope",
+    "not-found": "Not found",
+    "unknown-cursor": "Unknown cursor",
+    "method-not-allowed": "Method not allowed",
+    "request-timeout": "Request timeout",
+    "body-too-large": "Request body too large",
+    "unsupported-media-type": "Unsupported media type",
+    "invalid-request": "Invalid request",
+    "too-many-requests": "Too many requests",
+    "internal-error": "Internal server error",
+    "unavailable": "Service unavailable",
+}
+
+REASONS = (
+    "A required claim is missing",
+    "The algorithm is not accepted",
+    "The expiry is not a number",
+    "The expiry is out of range",
+    "The issuer is not accepted",
+    "The scope is not a string",
+    "The signature is invalid",
+    "The signing key is unknown",
+    "The subject is invalid",
+    "The token has expired",
+    "The token is for another audience",
+    "The token is malformed",
+    "The token is not valid yet",
+    "There is more than one Authorization header",
+)
+"""Why a token is rejected, as in the header WWW-Authenticate."""
+
+DETAILS: Mapping[str, tuple[str, ...]] = {
+    "malformed-body": ("The body is not valid JSON in UTF-8 with unique names.",),
+    "invalid-cursor": ("The value is not a cursor.",),
+    "cors-refused": ("This preflight is not allowed.",),
+    "unauthorized": ("The request has no bearer token.", *(f"{reason}." for reason in REASONS)),
+    "insufficient-scope": tuple(
+        f"This operation requires the scope tasks:{access}." for access in ("read", "write")
+    ),
+    "not-found": (
+        "There is nothing at this path.",
+        "There is no asset with this name.",
+        "There is no problem type with this name.",
+        "You have no such task.",
+    ),
+    "unknown-cursor": ("The cursor does not belong to this list.",),
+    "method-not-allowed": ("See the Allow header.",),
+    "request-timeout": ("The body did not arrive in time.",),
+    "body-too-large": ("The body has more than 65,536 bytes.",),
+    "unsupported-media-type": tuple(
+        f"Send {names} in UTF-8 without a content coding."
+        for names in ("application/json", "application/json or application/merge-patch+json")
+    ),
+    "invalid-request": ("A parameter is not valid; see errors.", "The body is not valid; see errors."),
+    "too-many-requests": (
+        "The rate limit was exceeded.",
+        "20 of your list requests are still in progress. Read their responses first.",
+    ),
+    "internal-error": ("Unexpected error. Report it with the request ID.",),
+    "unavailable": (
+        "All database connections are busy.",
+        "All database threads are stuck. Restart this process.",
+        "The database cannot serve this request now.",
+        "The database did not answer in time.",
+        "The database does not answer.",
+        "Row security is not active.",
+        "The database is overloaded.",
+        "The keys that verify tokens cannot be reached.",
+        "The schema is not migrated.",
+    ),
+}
+
+ITEMS = (
+    "Field required.",
+    "Input should be 'low', 'medium' or 'high'.",
+    "Input should be a UUID in its canonical form.",
+    "Input should be a valid boolean.",
+    "Input should be a valid list.",
+    "Input should be a valid string.",
+    "Input should be a whole number.",
+    (
+        "Input should be an RFC 3339 date-time with an offset, in the years 1970–9999, "
+        "with up to 9 fractional digits and without a leap second."
+    ),
+    "Input should be an existing date, up to year 9999 in UTC.",
+    "Input should be an object.",
+    "Input should be greater than or equal to 1.",
+    "Input should be less than or equal to 200.",
+    "Input should be no earlier than 1970 in UTC.",
+    "Input should be true or false.",
+    "List should have at most 20 items.",
+    "String should have at least 1 character.",
+    "String should have at most 50 characters.",
+    "String should have at most 200 characters.",
+    "String should have at most 5000 characters.",
+    "Tags should be unique.",
+    "Text must not contain U+0000.",
+    "The parameter is given more than once.",
+    "Unknown field. Known fields: title, description, completed, priority, due_at, tags.",
+    "Unknown query parameter. Known parameters: completed, limit, cursor.",
+    "Unknown query parameter. This operation takes none.",
+)
+"""The details of the errors of a 422."""
+
+
+def check_wording(problem: Mapping[str, Any]) -> Iterator[str]:
+    """What a user reads and is not in the tables; a problem of type `about:blank` has no wording."""
+    kind = problem["type"].removeprefix("/problems/")
+    if kind not in TITLES:
+        return
+    if problem["title"] != TITLES[kind]:
+        yield f"the title of {kind} is {problem['title']!r}"
+    if problem["detail"] not in DETAILS[kind]:
+        yield f"the detail of {kind} is {problem['detail']!r}"
+    for each in problem.get("errors", ()):
+        if each["detail"] not in ITEMS:
+            yield f"the detail of an error is {each['detail']!r}"
