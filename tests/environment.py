@@ -71,10 +71,11 @@ def clock(sql: Sql) -> datetime:
 
 @contextmanager
 def new_database(server_url: URL) -> Iterator[URL]:
-    """An empty database, dropped at the end."""
+    """An empty database, dropped at the end, whose time zone is not the service's."""
     name = f"tasks_test_{uuid.uuid4().hex}"
     admin = Sql(server_url)
     admin(f'CREATE DATABASE "{name}"')
+    admin(f"ALTER DATABASE \"{name}\" SET timezone = 'America/St_Johns'")
     try:
         yield server_url.set(database=name)
     finally:

@@ -354,6 +354,16 @@ def test_it_responds_503_without_any_keys(client: TestClient, published: KeyServ
     assert_unavailable(client, key.sign(claims(published)))
 
 
+@pytest.mark.spec("auth.jwks.unknown-kid", "auth.jwks.unavailable")
+def test_a_failing_endpoint_is_not_asked_for_every_request(
+    client: TestClient, published: KeyServer, key: SigningKey
+) -> None:
+    published.answer = (503, {}, b"")
+    for number in range(5):
+        assert_unavailable(client, key.sign(claims(published, n=number)))
+    assert len(published.requests) == 1
+
+
 @pytest.mark.spec("auth.jwks.unavailable")
 @pytest.mark.usefixtures("no_refetch_delay")
 def test_an_unknown_key_gets_503_while_the_endpoint_is_down(

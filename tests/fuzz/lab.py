@@ -16,8 +16,9 @@ from httpx2 import Client, Response
 from sqlalchemy import URL
 
 from tests.environment import NO_LIMIT, libpq_url
+from tests.fuzz.access_log import check_access_log
 from tests.fuzz.context import FuzzContext, User
-from tests.fuzz.prober import Prober, valid
+from tests.fuzz.prober import TITLE, Prober, valid
 from tests.fuzz.situations import SITUATIONS, Situation, situation
 from tests.operations import OPERATIONS
 from tests.support import ORIGIN
@@ -67,18 +68,20 @@ class Lab:
             environment["BETTER_AUTH_SECRET"] = self.secret
         given = " ".join(f"{name}={value}" for name, value in settings.items())
         with self.start(environment) as service:
+            start = service.log.stat().st_size
             prober = Prober(
                 self.context, service.client, self.current, self.failures, settings=given, log=service.log
             )
             yield prober
-        self._check_log(prober, service.log, environment)
+        check_access_log(prober, service.log, start)
+        self._check_secrets(prober, service.log, environment)
 
-    def _check_log(self, prober: Prober, log: Path, environment: dict[str, str]) -> None:
+    def _check_secrets(self, prober: Prober, log: Path, environment: dict[str, str]) -> None:
         text = log.read_text("ascii")
-        secrets = [*self.context.secrets(), *environment.get("BETTER_AUTH_SECRET", "").split(",")]
+        secrets = [*self.context.secrets(), *environment.get("BETTER_AUTH_SECRET", "").split(","), TITLE]
         self.context.met[NO_LEAK.name] += 1
         if any(secret in text for secret in secrets if secret):
-            prober.fail("the log contains a secret", of=NO_LEAK)
+            prober.fail("the log contains a secret, or a part of a body", of=NO_LEAK)
 
     def user(self, **claims: object) -> User:
         """A new user, whose token has these claims."""

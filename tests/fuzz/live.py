@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,8 @@ CONTEXT_VARIABLE = "FUZZ_CONTEXT"
 
 def main() -> int:
     serve.end_on_signals()
-    REPORTS.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    (REPORTS / "set-ups").mkdir(parents=True)
     try:
         budget = _budget()
         with postgres.temporary_server() as url:
@@ -190,7 +192,7 @@ def _start(environment: dict[str, str]) -> Iterator[Service]:
     """Start gunicorn for a set-up, without the migrations."""
     given = {"PATH": os.environ.get("PATH", os.defpath), "HOST": "127.0.0.1", **environment}
     given["PORT"] = str(postgres.free_port())
-    log = REPORTS / "set-up.log"
+    log = REPORTS / f"set-ups/{given['PORT']}.log"
     with running_service(given, log.absolute()) as service:
         yield Service(service.client, log)
 

@@ -41,12 +41,15 @@ class Options(TypedDict, total=False):
     origin: str | None
 
 
+TITLE = "Ask the caterer about gluten"
+"""Of the tasks in valid requests; never in a log."""
+
 JSON: Headers = (("Content-Type", "application/json"),)
 
 
 def valid(operation: Operation, token: str | User | None) -> Options:
     """What a valid request of this operation has beside its method and URL."""
-    content = json.dumps(operation.body()).encode() if operation.body else None
+    content = json.dumps({**operation.body(), "title": TITLE}).encode() if operation.body else None
     return {"token": token, "content": content, "headers": JSON}
 
 

@@ -29,9 +29,17 @@ _ALL_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "x-content-type-options": re.compile("nosniff"),
     "x-frame-options": re.compile("DENY"),
     "referrer-policy": re.compile("no-referrer"),
-    "strict-transport-security": re.compile(r"max-age=\d+.*"),
-    "permissions-policy": _NOT_EMPTY,
-    "content-security-policy": re.compile(r"(?=.*default-src 'none')(?=.*frame-ancestors 'none').*"),
+    "strict-transport-security": re.compile("max-age=63072000; includeSubDomains"),
+    "permissions-policy": re.compile(
+        "accelerometer=\\(\\), camera=\\(\\), geolocation=\\(\\), gyroscope=\\(\\), microphone=\\(\\), "
+        "payment=\\(\\), usb=\\(\\)"
+    ),
+    "content-security-policy": re.compile("default-src 'none'; frame-ancestors 'none'"),
+}
+_DOCS_PAGE = {
+    "content-security-policy": re.compile(
+        r"(?=.*default-src 'none')(?=.*frame-ancestors 'none')(?!.*(unsafe|\*|https?:)).*'self'.*"
+    )
 }
 _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "access-control-allow-credentials": re.compile("true"),
@@ -43,6 +51,8 @@ _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
 _TASK_PATH = re.compile(r"/api/tasks(/[^/?]+)?(\?.*)?")
 _PREFLIGHT_HEADERS = {f"access-control-{name}" for name in ("allow-methods", "allow-headers", "max-age")}
 _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
+_ASSETS = {"cache-control": re.compile("public, max-age=31536000, immutable")}
+_ASSET_PATH = re.compile("/docs/assets/.+")
 _OTHER_RESPONSES = {"cache-control": re.compile("no-store")}
 _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
     201: {"location": re.compile(r"/api/tasks/[0-9a-f-]{36}")},
@@ -50,7 +60,7 @@ _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
     403: {"www-authenticate": _INSUFFICIENT},
     405: {"allow": re.compile(r"[A-Z]+(, [A-Z]+)*")},
     429: {"retry-after": _NUMBER, "ratelimit": _NOT_EMPTY, "ratelimit-policy": _NOT_EMPTY},
-    503: {"retry-after": _NUMBER},
+    503: {"retry-after": re.compile("2")},
 }
 # Added by the server.
 _SERVER_HEADERS = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
@@ -105,11 +115,10 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
     `allowed_origin` is the request's `Origin`, or None if CORS does not allow it.
     """
     is_preflight = response.request.method == "OPTIONS" and response.status_code in {204, 400}
-    is_task_response = not is_preflight and _TASK_PATH.fullmatch(response.request.path_url)
     expected = {
         **_ALL_RESPONSES,
         **(_cors_headers(allowed_origin) if allowed_origin else {}),
-        **(_TASK_RESPONSES if is_task_response else _OTHER_RESPONSES),
+        **(_OTHER_RESPONSES if is_preflight else _headers_of(response)),
         **_BY_STATUS.get(response.status_code, {}),
     }
     for name, pattern in expected.items():
@@ -121,6 +130,16 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
         yield f"nothing is said of a header {name}"
     if "Origin" not in ", ".join(response.headers.get("vary", [])):
         yield "the answer does not vary by Origin"
+
+
+def _headers_of(response: Response) -> Mapping[str, re.Pattern[str]]:
+    """The headers that depend on the path."""
+    path = response.request.path_url
+    if _TASK_PATH.fullmatch(path):
+        return _TASK_RESPONSES
+    if response.status_code == 200 and _ASSET_PATH.fullmatch(path):
+        return _ASSETS
+    return {**_OTHER_RESPONSES, **(_DOCS_PAGE if path == "/docs" and response.status_code == 200 else {})}
 
 
 def _cors_headers(origin: str) -> Mapping[str, re.Pattern[str]]:

@@ -88,6 +88,5 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "schema.scope": _INTERNAL,
     "schema.migrations.": _MIGRATIONS,
     "schema.url": _MIGRATIONS,
-    "schema.revision": _MIGRATIONS,
 }
 """Why a clause, or all clauses that begin like this, have no situation."""

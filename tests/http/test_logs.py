@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from observability.logs import BATCH_LINES, BATCH_SECONDS, BatchHandler, JsonFormatter
 from observability.request_context import RequestInfo, current_request
+from tests.conftest import Serve
 from tests.support import SECRET, TASKS, Caller, client_as
 from web.middleware import RequestContextMiddleware
 
@@ -46,6 +48,15 @@ def test_a_user_id_cannot_disguise_a_log_line(client: TestClient, caplog: pytest
     line = JsonFormatter().format(record)
     assert line.isascii()
     assert json.loads(line)["user_id"] == subject
+
+
+@pytest.mark.spec("process.logs")
+def test_a_rejected_request_is_logged_with_its_user(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caller = client_as(serve(rate_limit_requests="1/minute"), f"logged-{uuid.uuid4()}", scope="openid")
+    with caplog.at_level(logging.INFO):
+        assert [caller.get().status_code for _ in range(2)] == [403, 429]
+    users = [record.__dict__["user_id"] for record in caplog.records if record.name == "access"]
+    assert users == [caller.user_id] * 2
 
 
 @pytest.mark.spec("process.logs")

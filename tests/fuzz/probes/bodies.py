@@ -54,6 +54,8 @@ MALFORMED = (
 SURROGATES = (
     b'{"title": "\\ud800"}',
     b'{"title": "x\\udfff"}',
+    b'{"title": "\\uD800"}',
+    b'{"title": "\\uDFFFx"}',
     b'{"description": "\\udc00\\ud800", "title": "x"}',
     b'{"title": "x", "tags": ["\\ud83d"]}',
     b'{"\\ud800": 1, "title": "x"}',

@@ -8,10 +8,12 @@ from typing import Any
 
 from httpx2 import Response
 
+from tests.environment import Sql
+from tests.fuzz import expected_effects
 from tests.fuzz.context import User
 from tests.fuzz.prober import JSON, Prober, probe, valid
 from tests.operations import ON_ONE_TASK, Operation
-from tests.support import TASKS
+from tests.support import TASKS, wait_until
 
 WRITERS, WRITES_EACH = 8, 5
 IMPERSONATING = ("X-User-ID", "X-Forwarded-User", "X-Remote-User", "Remote-User", "X-Auth-Request-User")
@@ -125,10 +127,36 @@ def writers_of_one_task_at_once(prober: Prober) -> None:
     prober.expect(after and after["title"] == written[-1]["title"], "the last version is not what is stored")
 
 
-def _patch(prober: Prober, task: str, title: str) -> dict[str, Any]:
+@probe("tasks.concurrent", "task.timestamps", "task.completed-at")
+def a_write_that_waits_for_another(prober: Prober) -> None:
+    """Its times are those of its change, after the change that it has waited for."""
+    context = prober.context
+    task, other = context.any_task(), Sql(context.database)
+    with ThreadPoolExecutor(1) as threads:
+        other("BEGIN")
+        other("UPDATE tasks SET completed = false, completed_at = NULL WHERE id = %s", task)
+        waiting = threads.submit(_patch, prober, task, "Waited", completed=True)
+        wait_until(lambda: _is_waiting(prober), "the write does not wait for the lock")
+        changed = other("SELECT clock_timestamp()")[0][0]
+        other("UPDATE tasks SET updated_at = %s, version = version + 1 WHERE id = %s", changed, task)
+        other("COMMIT")
+        other.close()
+    answer = expected_effects.parse_timestamps(waiting.result())
+    for name in ("updated_at", "completed_at"):
+        prober.expect(answer[name] > changed, f"{name} is before the change that the write waited for")
+
+
+def _is_waiting(prober: Prober) -> bool:
+    return prober.context.query(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ) != [(0,)]
+
+
+def _patch(prober: Prober, task: str, title: str, **fields: object) -> dict[str, Any]:
     answer: dict[str, Any] = prober.accept(
         200, "PATCH", f"{TASKS}/{task}",
-        token=prober.context.owner, content=json.dumps({"title": title}).encode(),
+        token=prober.context.owner, content=json.dumps({"title": title, **fields}).encode(),
         headers=JSON,
     ).json()  # fmt: skip
     return answer

@@ -14,6 +14,10 @@ from tests.support import TASKS
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 MAXIMUM_BYTES = 262_144
+EXACT_TASKS = 60
+"""As many as have room for descriptions of less than the maximum length on one page."""
+SAME_MOMENT = "018f0000-0000-7000-8000-"
+"""The beginning of the IDs of tasks that were created at one moment."""
 FILTERS = ("", "completed=true", "completed=false")
 VALID = ("limit=1", "limit=200", "limit=050", "completed=true", "completed=false")
 INVALID = {
@@ -180,3 +184,30 @@ def a_page_of_more_bytes_than_allowed(prober: Prober) -> None:
         prober.expect(size <= MAXIMUM_BYTES, f"a page has {size} bytes", page)
         first = len(json.dumps(following.json()[0], ensure_ascii=False, separators=(",", ":")).encode())
         prober.expect(size + first + 1 > MAXIMUM_BYTES, f"a page of {size} bytes ends too early", page)
+
+
+@probe("tasks.list.bytes", at_least=3)
+def a_page_of_exactly_the_bytes_allowed(prober: Prober) -> None:
+    """A page as large as the bound is whole; with one byte more, its last task moves to the next."""
+    context = prober.context
+    user = User("fuzz-exact", context.mint("fuzz-exact"))
+    context.query(
+        "INSERT INTO tasks (id, user_id, title, description, tags, created_at, updated_at)"
+        " SELECT (%s || lpad(number::text, 12, '0'))::uuid, %s, 'Exact', '', '{}', moment, moment"
+        " FROM generate_series(1, %s) number,"
+        " (SELECT '2030-05-17T08:00:00.5Z'::timestamptz) moments (moment)",
+        SAME_MOMENT, user.id, EXACT_TASKS,
+    )  # fmt: skip
+    missing = MAXIMUM_BYTES - len(_page(prober, f"limit={EXACT_TASKS}", user).content)
+    each, rest = divmod(missing, EXACT_TASKS)
+    context.query("UPDATE tasks SET description = repeat('x', %s) WHERE user_id = %s", each, user.id)
+    for excess, whole in ((0, True), (1, False)):
+        context.query(
+            "UPDATE tasks SET description = repeat('x', %s) WHERE id = %s",
+            each + rest + excess, f"{SAME_MOMENT}{1:012}",
+        )  # fmt: skip
+        page = _page(prober, f"limit={EXACT_TASKS}", user)
+        listed = len(page.json())
+        prober.expect(listed == EXACT_TASKS - (not whole), f"the page has {listed} tasks", page)
+        prober.expect(("Link" in page.headers) is not whole, "the Link does not agree with the page", page)
+        prober.expect(not whole or len(page.content) == MAXIMUM_BYTES, "the page is smaller", page)

@@ -1,68 +1,10 @@
 """Probes of the log: one line for each request, with exactly the specified members."""
 
-import json
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
-
-from tests.fuzz.prober import Prober, Sent, probe
-from tests.fuzz.probes.paths import route_of
-from tests.support import TASKS, wait_until
+from tests.fuzz.access_log import check_access_log
+from tests.fuzz.prober import Prober, probe
 
 
 @probe("process.logs", "process.logs.ascii", at_least=500)
 def every_request_in_the_log(prober: Prober) -> None:
     """Each request of the probes so far has exactly one line, and the line is right."""
-    # A line is written some time after its response. One that never comes is reported below.
-    with suppress(AssertionError):
-        wait_until(lambda: prober.sent.keys() <= _logged(prober).keys(), "a request has no line in the log")
-    lines = _logged(prober)
-    too_long = 0
-    for request_id, sent in prober.sent.items():
-        found = lines.get(request_id, [])
-        if len(found) != 1:
-            prober.fail(f"{sent.method} {sent.path} has {len(found)} lines in the log")
-            continue
-        prober.met()
-        for problem in _wrong(found[0], sent):
-            prober.fail(f"the log line of {sent.method} {sent.path} {problem}")
-        too_long += found[0]["duration_ms"] > sent.milliseconds + 1
-    # A service may be interrupted between sending a response and taking the time.
-    prober.expect(too_long < len(prober.sent) / 5, f"{too_long} durations are longer than the request took")
-
-
-def _logged(prober: Prober) -> dict[str, list[dict[str, Any]]]:
-    """The log lines of requests by request ID."""
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for text in prober.context.log.read_text("ascii").splitlines():
-        line = json.loads(text)
-        if line["logger"] == "access":
-            lines.setdefault(line["request_id"], []).append(line)
-    return lines
-
-
-def _wrong(line: dict[str, Any], sent: Sent) -> Iterator[str]:
-    expected = {
-        "level": "INFO", "message": "request", "method": sent.method, "status": sent.status,
-        "route": _route(sent), "user_id": _known_user(sent),
-    }  # fmt: skip
-    for name, value in expected.items():
-        if line.get(name) != value:
-            yield f"has the {name} {line.get(name)!r} and not {value!r}"
-    if line["duration_ms"] <= 0:
-        yield f"has the duration {line['duration_ms']} ms"
-    unknown = line.keys() - {*expected, "time", "logger", "request_id", "duration_ms"}
-    if unknown:
-        yield f"has unknown members: {', '.join(sorted(unknown))}"
-
-
-def _route(sent: Sent) -> str | None:
-    """The route, unless the request was a preflight: those are answered before routing."""
-    is_preflight = sent.method == "OPTIONS" and sent.status in {204, 400}
-    return None if is_preflight else route_of(sent.path)
-
-
-def _known_user(sent: Sent) -> str | None:
-    """The user of a request that was authenticated: one for an operation on tasks."""
-    authenticated = (_route(sent) or "").startswith(TASKS) and sent.status not in {401, 405}
-    return sent.user_id if authenticated else None
+    prober.context.met[prober.current.name] = check_access_log(prober, prober.context.log)

@@ -184,7 +184,16 @@ def an_invalid_request_without_a_token(prober: Prober) -> None:
                 )
 
 
-@probe("auth.exp", "auth.nbf", "auth.sub", "auth.bearer", "auth.scope.none", "auth.cache", at_least=20)
+@probe(
+    "auth.exp",
+    "auth.nbf",
+    "auth.sub",
+    "auth.bearer",
+    "auth.scope.none",
+    "auth.cache",
+    "task.owner",
+    at_least=40,
+)
 def a_token_just_within_the_limits(prober: Prober) -> None:
     context = prober.context
     now, owner = context.now(), context.owner.id
@@ -201,6 +210,10 @@ def a_token_just_within_the_limits(prober: Prober) -> None:
     for user in tokens:
         for _ in range(2):  # The second time from the cache.
             prober.accept(200, "GET", f"{TASKS}?limit=1", token=user)
+    for subject in SUBJECTS:
+        user = User(subject, context.mint(subject))
+        created = prober.accept(201, "POST", TASKS, token=user, content=b'{"title": "Mine"}', headers=JSON)
+        prober.expect(created.json().get("user_id") == subject, "the owner is not the subject", created)
     for scheme in ("bearer", "BEARER", "bEaReR"):
         prober.accept(200, "GET", TASKS, token=context.owner, scheme=scheme)
 

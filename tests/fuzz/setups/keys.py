@@ -61,6 +61,9 @@ def a_token_of_each_published_key(lab: Lab) -> None:
             with_others = [published.url, "https://another.example.com"]
             prober.accept(200, "GET", TASKS, token=signed(key, published, aud=with_others))
         prober.expect(set(published.requests) == {PATH}, f"keys came from {published.requests}")
+        with lab.service(BETTER_AUTH_URL=f"{published.url}/") as with_slash:
+            with_slash.accept(200, "GET", TASKS, token=signed(keys[0], published))
+        prober.expect(set(published.requests) == {PATH}, f"keys came from {published.requests}")
 
 
 def _forged(keys: list[SigningKey], published: KeyServer) -> Iterator[str]:
@@ -131,6 +134,8 @@ def a_key_endpoint_that_changes(lab: Lab) -> None:
         rotated.keys = [second.jwk]
         failing.answer = recovering.answer = (503, {}, b"")
         refuse_each_operation(with_recovery, 503, "unavailable", signed(first, recovering))
+        fetches, allowed = len(recovering.requests), 1 + (time.monotonic() - started) // COOL_DOWN
+        with_recovery.expect(fetches <= allowed, f"{fetches} fetches from an endpoint that fails")
         with_recovery.refuse(401, "unauthorized", "GET", TASKS)
         recovering.answer = None
 
