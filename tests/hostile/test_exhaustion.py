@@ -184,6 +184,17 @@ def test_a_few_one_byte_chunks_are_accepted(target: Target, token: str) -> None:
     assert statuses_and_ids(target.exchange(message)) == [(201, "first"), (200, "last")]
 
 
+@pytest.mark.spec("http.pieces")
+def test_the_chunks_of_each_body_are_counted_on_their_own(target: Target, token: str) -> None:
+    """One connection may carry any number of bodies."""
+    names = [str(number) for number in range(100)]
+    messages = [
+        post_task(name, token, "Transfer-Encoding: chunked", body=one_byte_chunks(BODY)) for name in names
+    ]
+    answers = statuses_and_ids(target.exchange(b"".join(messages)))
+    assert answers == [*((201, name) for name in names), (200, "last")]
+
+
 def one_byte_chunks(body: bytes) -> bytes:
     return chunked(*(body[at : at + 1] for at in range(len(body))))
 

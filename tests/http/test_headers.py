@@ -1,12 +1,17 @@
 """Headers of every response."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from httpx2 import Response
 
+from tests.conftest import Serve
+from tests.environment import libpq_url
 from tests.factories import new_task
-from tests.support import TASKS, Caller, ok
+from tests.protocol_proxy import ProtocolProxy
+from tests.support import TASKS, Caller, client_as, ok, wait_until
 from web import docs_page
 
 
@@ -117,6 +122,21 @@ def test_only_successful_database_requests_have_server_timing(owner: Caller, ano
     assert timed.keys() == {"200", "201", "204"}
     for answer in timed.values():
         assert re.fullmatch(r"db;dur=\d+\.\d, wait;dur=\d+\.\d", answer.headers["server-timing"])
+
+
+@pytest.mark.spec("headers.server-timing")
+def test_the_time_to_open_a_connection_is_waiting(serve: Serve, database_proxy: ProtocolProxy) -> None:
+    caller = client_as(serve(database_url=libpq_url(database_proxy.url), db_pool_size=1), "somebody")
+    database_proxy.held = True
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(caller.get)
+        wait_until(lambda: database_proxy.connections_opened, "no connection is opened")
+        held_at = time.monotonic()
+        wait_until(lambda: time.monotonic() > held_at + 0.1, "time stands still")
+        database_proxy.held = False
+    timing = re.fullmatch(r"db;dur=\d+\.\d, wait;dur=(\d+\.\d)", answer.result().headers["server-timing"])
+    assert timing
+    assert float(timing[1]) >= 100
 
 
 @pytest.mark.spec("headers.utf8")

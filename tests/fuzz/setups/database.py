@@ -19,6 +19,7 @@ from tools.postgres import free_port
 TIMEOUTS = {"DB_CONNECT_TIMEOUT": "1", "DB_STATEMENT_TIMEOUT": "0.5", "DB_POOL_TIMEOUT": "0.5"}
 DEADLINE = 2.5
 """Seconds, by `problems.deadline` with these timeouts."""
+HELD_SECONDS = 0.2
 TOLERANCE = 3
 """Seconds beyond the deadline, on a busy machine."""
 
@@ -93,6 +94,24 @@ def a_database_that_hangs(lab: Lab) -> None:
         prober.expect(DEADLINE <= seconds < DEADLINE + TOLERANCE, f"the deadline came after {seconds:.1f} s")
         proxy.silent = False
         prober.accept(200, "GET", TASKS, token=user)
+
+
+@set_up("headers.server-timing")
+def a_connection_that_opens_slowly(lab: Lab) -> None:
+    """Opening it counts as waiting, not as the statement."""
+    user = lab.user()
+    with behind_proxy(lab, DB_POOL_SIZE="1") as (proxy, prober), ThreadPoolExecutor(1) as threads:
+        proxy.held = True
+        opened, held_at = proxy.connections_opened, time.monotonic()
+        first = threads.submit(prober.accept, 200, "GET", TASKS, token=user)
+        wait_until(
+            lambda: proxy.connections_opened > opened and time.monotonic() > held_at + HELD_SECONDS,
+            "the request opens no connection",
+        )
+        proxy.held = False
+        timing = first.result().headers.get("Server-Timing", "")
+        waited = float(timing.rpartition("wait;dur=")[2] or 0)
+        prober.expect(waited >= HELD_SECONDS * 1000 / 2, f"the Server-Timing is {timing!r}", first.result())
 
 
 @set_up("problems.pool", at_least=2)
