@@ -19,11 +19,12 @@ from contextlib import ExitStack
 from itertools import zip_longest
 from queue import SimpleQueue
 
-from tests.mutants import processes, results, verdicts
+from tests.mutants import results
 from tests.mutants.equivalent import EQUIVALENT, not_observable
 from tests.mutants.generation import Mutant, all_mutants
 from tests.mutants.results import Result
-from tests.mutants.workspace import Workspace
+from tests.planting import processes, verdicts
+from tests.planting.workspace import Workspace
 from tools.serve import end_on_signals
 
 DEFAULT_SAMPLE = "40"
@@ -102,9 +103,10 @@ def _results(chosen: Sequence[Mutant], free: SimpleQueue[Workspace], count: int)
 
 def _judge(mutant: Mutant, free: SimpleQueue[Workspace]) -> Result | None:
     workspace = free.get()
+    changed = {mutant.path: mutant.text}
     try:
-        fuzz = None if not_observable(mutant.identity) else verdicts.by_contract_fuzz(mutant, workspace)
-        unit = verdicts.by_unit_tests(mutant, workspace)
+        fuzz = None if not_observable(mutant.identity) else verdicts.by_contract_fuzz(changed, workspace)
+        unit = verdicts.by_unit_tests(changed, workspace)
         return Result(mutant.identity, mutant.digest, fuzz, unit)
     except verdicts.Inconclusive as failure:
         print(f"{mutant.identity}: {failure}", file=sys.stderr)

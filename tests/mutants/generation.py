@@ -10,10 +10,8 @@ from functools import cache
 from tests.environment import ROOT
 from tests.mutants.operators import OPERATORS
 from tests.mutants.sites import sites
-from tests.mutants.source import Edit, Source
-
-FOLDERS = ("routes", "services", "web", "auth", "database", "observability", "migrations")
-FILES = ("main.py", "settings.py", "models.py", "schemas.py", "db.py", "problems.py", "gunicorn.conf.py")
+from tests.planting.modules import modules
+from tests.planting.source import Edit, Source
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,6 @@ class Mutant:
         before, after = (text.splitlines() for text in (self.source.data.decode(), self.text))
         lines = difflib.unified_diff(before, after, self.path, self.path, n=1, lineterm="")
         return "\n".join(line.rstrip() for line in lines)
-
-
-def modules() -> list[str]:
-    """Every file of the product that has code."""
-    found = [ROOT / name for name in FILES]
-    found += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    return sorted(str(path.relative_to(ROOT)) for path in found if path.stat().st_size)
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from tests.mutants import sql
-from tests.mutants.source import Edit, Source, Span
+from tests.planting.source import Edit, Source, Span
 
 Operator = Callable[[Source, ast.AST], Iterator[Edit]]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tests.mutants.equivalent import EQUIVALENT
 from tests.mutants.generation import Mutant
-from tests.mutants.verdicts import Verdict
+from tests.planting.verdicts import Verdict
 
 RESULTS = Path("build/mutants.jsonl")
 REPORT = Path("build/mutants.md")
 
 _SCOPE = """
-Unit tests: all that run in-process, and of `tests/process/` those that `tests/mutants/verdicts.py`
+Unit tests: all that run in-process, and of `tests/process/` those that `tests/planting/verdicts.py`
 assigns to the module; not the rest of the suite.
 Fuzz: of the mutants that it can observe, see `tests/mutants/equivalent.toml`."""
 

@@ -9,11 +9,12 @@ from sqlalchemy import URL
 
 from tests.environment import ROOT, libpq_url
 from tests.mutants.equivalent import EQUIVALENT, NOT_OBSERVABLE
-from tests.mutants.generation import Mutant, all_mutants, modules, mutants
+from tests.mutants.generation import Mutant, all_mutants, mutants
 from tests.mutants.operators import OPERATORS
-from tests.mutants.processes import Done, run_python
-from tests.mutants.verdicts import DOES_NOT_START, TIMEOUT, caught_by, covering_tests
-from tests.mutants.workspace import Workspace
+from tests.planting.modules import modules
+from tests.planting.processes import run_python
+from tests.planting.verdicts import caught_by, covering_tests
+from tests.planting.workspace import Workspace
 
 EXPECTED: dict[str, list[tuple[str, list[str]]]] = {
     "negate_comparison": [
@@ -155,32 +156,12 @@ def test_every_recorded_exception_matches_a_mutant() -> None:
     assert [each for each in NOT_OBSERVABLE if not any(name.startswith(each) for name in found)] == []
 
 
-def test_the_covering_tests_exist() -> None:
-    for path in modules():
-        assert [name for name in covering_tests(path) if not (ROOT / name).is_file()] == []
-
-
-@pytest.mark.parametrize(
-    ("done", "caught"),
-    [
-        (Done(0, "1 passed", False), None),
-        (Done(1, "FAILED tests/a.py::test_b[c d] - assert 1", False), "tests/a.py::test_b"),
-        (Done(1, "ERROR tests/a.py - ImportError", False), "tests/a.py"),
-        (Done(4, "ImportError while loading conftest", False), DOES_NOT_START),
-        (Done(1, "Timeout (0:01:00)!", False), TIMEOUT),
-        (Done(-15, "", True), TIMEOUT),
-    ],
-)
-def test_the_outcome_of_a_run(done: Done, caught: str | None) -> None:
-    assert caught_by(done) == caught
-
-
 def test_a_planted_mutant_is_seen_by_processes_and_the_workspace_is_restored(server_url: URL) -> None:
     mutant = all_mutants()[OWNERSHIP]
-    assert ITS_TEST.partition("::")[0] in covering_tests(mutant.path)
+    assert ITS_TEST.partition("::")[0] in covering_tests([mutant.path])
     with Workspace() as workspace:
         file = workspace.root / mutant.path
-        with workspace.plant(mutant.path, mutant.text):
+        with workspace.plant({mutant.path: mutant.text}):
             assert changed_lines(mutant, file.read_text()) == ["    True,"]
             done = run_python(
                 ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", ITS_TEST, "-k", "not pooled"],
@@ -196,13 +177,3 @@ def test_a_planted_mutant_is_seen_by_processes_and_the_workspace_is_restored(ser
 def changed_lines(mutant: Mutant, text: str) -> list[str]:
     lines = difflib.ndiff(mutant.source.data.decode().splitlines(), text.splitlines())
     return [line[2:] for line in lines if line.startswith("+ ")]
-
-
-def test_outdated_bytecode_is_not_used() -> None:
-    """The files have the same size, and are written within the same second."""
-    show = ["-c", "import database; print(database.VALUE)"]
-    with Workspace() as workspace:
-        for value in "123":
-            with workspace.plant("database/__init__.py", f"VALUE = {value}\n"):
-                assert run_python(show, workspace.root, seconds=30).output.split() == [value]
-        assert "AttributeError" in run_python(show, workspace.root, seconds=30).output

@@ -1,22 +1,24 @@
-"""Runs the contract fuzz, or the unit tests, on one mutant."""
+"""Runs the contract fuzz alone, or the unit tests alone, on changed code: a fault or a mutant."""
 
 import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from threading import Lock
 
-from tests.environment import ROOT
-from tests.mutants.generation import Mutant
-from tests.mutants.probe import Finding
-from tests.mutants.processes import Done, run_python
-from tests.mutants.workspace import Workspace
+from tests.environment import ROOT, libpq_url
+from tests.planting.probe import Finding
+from tests.planting.processes import Done, run_python
+from tests.planting.workspace import Workspace
 
 FUZZ_SECONDS = 300
 UNIT_SECONDS = 900
-"""Several times as long as without a mutant. pytest ends earlier if a single test hangs."""
+"""Several times as long as without a change. pytest ends earlier if a single test hangs."""
+
+Changed = Mapping[str, str]
+"""The new text of each changed file, by path."""
 
 TIMEOUT = "timeout"
 DOES_NOT_START = "does not start"
@@ -79,15 +81,16 @@ class Inconclusive(Exception):
     """The run failed without a result; the message is its output."""
 
 
-def by_contract_fuzz(mutant: Mutant, workspace: Workspace) -> Verdict:
+def by_contract_fuzz(changed: Changed, workspace: Workspace) -> Verdict:
     started = time.monotonic()
-    with workspace.plant(mutant.path, mutant.text):
-        finding = fuzz(workspace)
-    return Verdict(seconds=round(time.monotonic() - started, 1), **asdict(finding))
+    with workspace.plant(changed):
+        finding = fuzz(workspace, _server(changed, workspace))
+    return Verdict(seconds=_since(started), **asdict(finding))
 
 
-def fuzz(workspace: Workspace) -> Finding:
-    done = run_python(["-m", "tests.mutants.probe"], workspace.root, FUZZ_SECONDS)
+def fuzz(workspace: Workspace, server: str = "") -> Finding:
+    arguments = ["-m", "tests.planting.probe"]
+    done = run_python(arguments, workspace.root, FUZZ_SECONDS, TEST_DATABASE_URL=server)
     if done.timed_out:
         return Finding(TIMEOUT)
     if done.returncode:
@@ -95,45 +98,64 @@ def fuzz(workspace: Workspace) -> Finding:
     return Finding(**json.loads(done.output.splitlines()[-1]))
 
 
-def by_unit_tests(mutant: Mutant, workspace: Workspace) -> Verdict:
+def by_unit_tests(changed: Changed, workspace: Workspace, first: Sequence[str] = ()) -> Verdict:
+    """What the tests `first` say, or all tests that cover the changed modules if those pass."""
     started = time.monotonic()
-    with workspace.plant(mutant.path, mutant.text):
-        done = _pytest(workspace, covering_tests(mutant.path), UNIT_SECONDS)
-    caught = caught_by(done)
-    seconds = round(time.monotonic() - started, 1)
+    server = _server(changed, workspace)
+    caught = None
+    with workspace.plant(changed):
+        for tests in filter(None, (first, covering_tests(changed))):
+            caught = caught or caught_by(_pytest(workspace, tests, server))
+    seconds = _since(started)
     if caught and "::" in caught:
         _require_passing(caught, workspace)
         with _lock:
-            _caught[mutant.path][caught.partition("::")[0]] += 1
+            for path in changed:
+                _caught[path][caught.partition("::")[0]] += 1
     return Verdict(caught, seconds)
 
 
-def _pytest(workspace: Workspace, tests: Sequence[str], seconds: float) -> Done:
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
+
+
+def _server(changed: Changed, workspace: Workspace) -> str:
+    """The URL of the workspace's server, unless a migration is changed: roles belong to the server."""
+    if workspace.server is None or any(path.startswith("migrations/") for path in changed):
+        return ""
+    return libpq_url(workspace.server)
+
+
+def _pytest(workspace: Workspace, tests: Sequence[str], server: str) -> Done:
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-k", "not pooled"]
-    return run_python(["-m", "pytest", *options, *tests], workspace.root, seconds)
+    arguments = ["-m", "pytest", *options, *tests]
+    return run_python(arguments, workspace.root, UNIT_SECONDS, TEST_DATABASE_URL=server)
 
 
 def _require_passing(test: str, workspace: Workspace) -> None:
-    """A test catches a mutant only if it passes without one; each is run once."""
+    """A test catches a change only if it passes without one; each is run once."""
     with _lock:
         if test in _passing:
             return
-    done = _pytest(workspace, [test], UNIT_SECONDS)
+    done = _pytest(workspace, [test], _server({}, workspace))
     if done.returncode:
-        raise Inconclusive(f"{test} also fails without a mutant: {done.output[-2000:]}")
+        raise Inconclusive(f"{test} also fails without a change: {done.output[-2000:]}")
     with _lock:
         _passing.add(test)
 
 
-def covering_tests(path: str) -> Sequence[str]:
-    """Files and folders of tests: first the files that caught other mutants of the module."""
-    first = next((tests for prefix, tests in COVERING if path.startswith(prefix)), ())
-    with _lock:
-        proven = [name for name, _ in _caught[path].most_common(3) if (ROOT / name).is_file()]
-    return [*dict.fromkeys([*proven, *_files(first), *_files(IN_PROCESS)])]
+def covering_tests(paths: Iterable[str]) -> list[str]:
+    """Files and folders of tests: first the files that caught other changes of the modules."""
+    names: list[str] = []
+    for path in paths:
+        covering = next((tests for prefix, tests in COVERING if path.startswith(prefix)), ())
+        with _lock:
+            proven = [name for name, _ in _caught[path].most_common(3) if (ROOT / name).is_file()]
+        names += [*proven, *_files(covering)]
+    return [*dict.fromkeys([*names, *_files(IN_PROCESS)])]
 
 
-def _files(names: Sequence[str]) -> list[str]:
+def _files(names: Iterable[str]) -> list[str]:
     """Files instead of folders, so that one can be moved to the front."""
     found: list[str] = []
     for name in names:
@@ -144,7 +166,7 @@ def _files(names: Sequence[str]) -> list[str]:
 
 
 def caught_by(done: Done) -> str | None:
-    """What a run of pytest says about the mutant."""
+    """What a run of pytest says about the change."""
     if done.timed_out or "Timeout (" in done.output:
         return TIMEOUT
     if failed := _FAILED.search(done.output):

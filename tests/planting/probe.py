@@ -1,9 +1,11 @@
 """Runs the contract fuzz on the code in the current directory.
 
-python -m tests.mutants.probe — prints one line of JSON, see `Finding`.
+python -m tests.planting.probe — prints one line of JSON, see `Finding`. TEST_DATABASE_URL may name a
+server to use; otherwise the run starts its own.
 """
 
 import json
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -22,6 +24,7 @@ class Finding:
 def run() -> Finding:
     # Imported only now, so that an error in the imported code is a finding.
     from alembic import command  # noqa: PLC0415
+    from sqlalchemy import make_url  # noqa: PLC0415
 
     from tests.environment import alembic, new_database  # noqa: PLC0415
     from tests.fuzz.engine import fuzz  # noqa: PLC0415
@@ -30,7 +33,9 @@ def run() -> Finding:
 
     end_on_signals()
     with ExitStack() as stack:
-        database = stack.enter_context(new_database(stack.enter_context(temporary_server())))
+        given = os.environ.get("TEST_DATABASE_URL")
+        server = make_url(given) if given else stack.enter_context(temporary_server())
+        database = stack.enter_context(new_database(server))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         alembic(database, command.upgrade, "head")
         report = fuzz(database, folder, stop_at_first=True)
@@ -44,7 +49,7 @@ def main() -> Finding:
     try:
         return run()
     except (Exception, SystemExit) as error:
-        # A server that cannot run is not the mutant's doing; compared by name because the
+        # A server that cannot run is not the change's doing; compared by name because the
         # import of its module may have failed.
         if type(error).__qualname__ == "Failure":
             raise

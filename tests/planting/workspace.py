@@ -8,20 +8,27 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from sqlalchemy import URL
 
 from tests.environment import ROOT
 from tests.process.clone import NOT_CLONED
 
 
 class Workspace:
-    """A copy of the project without data and caches, and with links to the installed packages."""
+    """A copy of the project without data and caches, and with links to the installed packages.
 
-    def __init__(self) -> None:
+    `server` is a PostgreSQL server that runs in the workspace may share. Without one each run
+    starts its own, which takes some seconds.
+    """
+
+    def __init__(self, server: URL | None = None) -> None:
+        self.server = server
         self._directory = tempfile.TemporaryDirectory(prefix="tasks-api-workspace-")
         self.root = Path(self._directory.name)
         self._time = int(time.time()) - 1_000_000
@@ -41,21 +48,22 @@ class Workspace:
         self._directory.cleanup()
 
     @contextmanager
-    def plant(self, path: str, text: str) -> Iterator[Path]:
-        """Replace the contents of a file; afterwards it is as before."""
-        file = self.root / path
-        before = file.read_bytes()
-        self._write(file, text.encode())
+    def plant(self, changed: Mapping[str, str]) -> Iterator[None]:
+        """Replace the contents of files, given by path; afterwards they are as before."""
+        before = {path: (self.root / path).read_bytes() for path in changed}
         try:
-            yield file
+            for path, text in changed.items():
+                self._write(self.root / path, text.encode())
+            yield
         finally:
-            self._write(file, before)
+            for path, data in before.items():
+                self._write(self.root / path, data)
 
     def _write(self, file: Path, data: bytes) -> None:
         """With a modification time of its own.
 
         Python recognizes outdated bytecode by size and by the second of the modification, so a
-        mutant of the same size as the last one could run the last one's bytecode.
+        file of the same size as the last one could run the last one's bytecode.
         """
         file.write_bytes(data)
         self._time += 1
