@@ -31,6 +31,8 @@ class ProtocolProxy:
     """Drop responses. A connection that has lost one stays silent even after this is false again."""
     held: bool = False
     """Delay responses for as long as this is true."""
+    held_after: str | None = None
+    """Set `held` at the first message that contains this."""
     silent_after: str | None = None
     """Set `silent` at the first message that contains this; TCP connections stay open."""
 
@@ -98,6 +100,8 @@ def _forward(client: socket.socket, server: socket.socket, proxy: ProtocolProxy)
             body = _read(client, length - 4)
             if kind.decode() != PASSWORD_MESSAGE:
                 proxy.messages.append(kind.decode() + body.decode(errors="replace"))
+            if proxy.held_after is not None and proxy.held_after.encode() in body:
+                proxy.held = True
             if proxy.silent_after is not None and proxy.silent_after.encode() in body:
                 proxy.silent = True
             server.sendall(header + body)

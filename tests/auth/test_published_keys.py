@@ -290,6 +290,23 @@ def test_concurrent_requests_share_a_fetch(published: KeyServer, key: SigningKey
     assert len(published.requests) == 1
 
 
+@pytest.mark.spec("auth.jwks.unknown-kid")
+def test_a_client_that_goes_away_does_not_cancel_the_fetch(published: KeyServer, key: SigningKey) -> None:
+    published.hang = True
+
+    async def scenario() -> int:
+        source = keys.JwksKeySource(f"{published.url}{PATH}")
+        first, second = (asyncio.create_task(source.keys_for({"kid": key.kid})) for _ in range(2))
+        await asyncio.to_thread(wait_until, lambda: published.requests, "nothing was fetched")
+        first.cancel()
+        await asyncio.wait([first])
+        published.released.set()
+        return len(await second)
+
+    assert asyncio.run(scenario()) == 1
+    assert len(published.requests) == 1
+
+
 @pytest.mark.spec("auth.jwks.rotation", "auth.jwks.refresh")
 def test_a_withdrawn_key_is_rejected_after_the_keys_expire(
     client: TestClient, published: KeyServer, key: SigningKey, monkeypatch: pytest.MonkeyPatch

@@ -155,6 +155,24 @@ def hanging_login_url(database_url: URL, sql: Sql) -> URL:
     return database_url.set(username=name, password="unending")
 
 
+@pytest.mark.spec("process.hung-connections", "problems.deadline")
+def test_nothing_is_written_on_a_connection_that_opens_too_late(
+    serve: Serve, hanging_login_url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    with protocol_proxy(hanging_login_url) as proxy:
+        client = serve(
+            database_url=libpq_url(proxy.url), db_pool_size=1, db_pool_timeout=0.2, **SHORT_TIMEOUTS
+        )
+        caller = client_as(client, f"late-{uuid.uuid4()}")
+        before = database_threads()
+        proxy.held_after = "SET datestyle"
+        assert_problem(caller.post({"title": "too late"}), 503, "unavailable")
+        wait_until(lambda: errors(caplog) == ["Database thread abandoned"], "the thread is not abandoned")
+        proxy.held_after, proxy.held = None, False
+        wait_until(lambda: database_threads() == before, "the abandoned thread stays")
+        assert caller.get().json() == []
+
+
 @pytest.mark.spec("process.hung-connections", "health.live.stuck")
 def test_hung_threads_are_abandoned_up_to_a_limit(
     serve: Serve, hanging_login_url: URL, caplog: pytest.LogCaptureFixture
