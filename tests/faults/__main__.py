@@ -1,145 +1,173 @@
 """`make faults`: runs every fault against the contract fuzz alone and the unit tests alone.
 
-Prints a table, also to build/faults.md. ONLY=… selects faults by name. Exits with 1
-unless both catch every fault.
+ONLY=… selects faults by name, theme or module. Prints a table, also to build/faults.md. Exits with
+1 unless both catch every fault that they can observe.
 """
 
-import json
 import os
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Self
 
-from tests.faults.catalogue import FAULTS
-from tests.faults.probe import Outcome
+from tests.faults.entries import FAULTS, Fault
+from tests.planting import processes, verdicts
+from tests.planting.verdicts import TIMEOUT, Inconclusive, Verdict
+from tests.planting.workspace import Workspace
+from tools.postgres import temporary_server
 from tools.serve import end_on_signals
 
 REPORT = Path("build/faults.md")
-TIMEOUT_SECONDS = 600
-UNIT_TESTS = ("tests/tasks", "tests/http", "tests/auth", "tests/database")
-FIRST_TESTS = {
-    "auth": "tests/auth",
-    "database": "tests/database",
-    "db.py": "tests/database",
-    "migrations": "tests/database",
-    "observability": "tests/http",
-    "problems.py": "tests/http",
-    "web": "tests/http",
-}
-"""The tests that run first for a changed file or package."""
 
-_FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
-_COUNT = re.compile(r"(\d+) (?:passed|failed|error)")
 
-_running: set[subprocess.Popen[str]] = set()
+@dataclass(frozen=True)
+class Outcome:
+    """`fuzz` is None if the fuzz cannot observe the fault. `error` is why there is no verdict."""
+
+    fault: Fault
+    fuzz: Verdict | None = None
+    unit: Verdict | None = None
+    error: str = ""
+
+    @property
+    def missed(self) -> bool:
+        observing = [self.unit] if self.fault.not_fuzzable else [self.fuzz, self.unit]
+        return not all(each and each.caught_by for each in observing)
+
+    def without(self, broken: Container[str | None]) -> Self:
+        """Without the verdicts of tests and situations that fail in any case."""
+        if self.unit and self.unit.caught_by in broken:
+            return replace(self, unit=None, error=f"{self.unit.caught_by} also fails without the fault")
+        if self.fuzz and self.fuzz.caught_by in broken:
+            return replace(self, fuzz=None, error=f"{self.fuzz.caught_by} also fails without the fault")
+        return self
 
 
 def main() -> int:
     end_on_signals()
     wanted = os.environ.get("ONLY", "")
-    names = [name for name in FAULTS if wanted in name]
-    if not names:
+    chosen = [each for each in FAULTS.values() if any(wanted in text for text in _texts(each))]
+    if not chosen:
         sys.exit(f"No fault has this in its name: {wanted}")
+    started = time.monotonic()
     try:
-        outcomes = _run_all(names)
+        outcomes = run_all(chosen)
     except KeyboardInterrupt:
         return 130
-    lines = ["| fault | caught by check | calls | s | caught by test | tests | s |", "| --- " * 7 + "|"]
-    lines += [_row(*pair) for pair in outcomes]
-    missed = [each for pair in outcomes for each in pair if each.caught_by is None]
-    lines.append(f"\n{len(outcomes)} faults; {len(missed)} not caught")
-    print("\n".join(lines))
+    text = report(outcomes, time.monotonic() - started)
+    for each in filter(lambda outcome: outcome.error, outcomes):
+        print(f"{each.fault.name}: {each.error}", file=sys.stderr)
+    print(text)
     REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text("\n".join(lines) + "\n")
-    return 1 if missed else 0
+    REPORT.write_text(text)
+    return int(any(each.missed for each in outcomes))
 
 
-def _run_all(names: Sequence[str]) -> list[tuple[Outcome, Outcome]]:
-    threads = ThreadPoolExecutor(os.cpu_count())
+def _texts(fault: Fault) -> list[str]:
+    return [fault.name, fault.theme, *fault.modules]
+
+
+def run_all(chosen: Sequence[Fault]) -> list[Outcome]:
+    """One workspace and one PostgreSQL server for each worker; in the order of the catalogue."""
+    count = min(os.cpu_count() or 1, len(chosen))
+    with ExitStack() as stack:
+        free: SimpleQueue[Workspace] = SimpleQueue()
+        for _ in range(count):
+            server = stack.enter_context(temporary_server())
+            free.put(stack.enter_context(Workspace(server)))
+        outcomes = {}
+        for number, outcome in enumerate(_outcomes(chosen, free, count), 1):
+            outcomes[outcome.fault.name] = outcome
+            print(f"{number} of {len(chosen)}: {' | '.join(_cells(outcome))}", file=sys.stderr)
+        broken = _failing_without_a_fault([*outcomes.values()], free, count)
+    return [outcomes[each.name].without(broken) for each in chosen]
+
+
+def _outcomes(chosen: Sequence[Fault], free: SimpleQueue[Workspace], count: int) -> Iterator[Outcome]:
+    threads = ThreadPoolExecutor(count)
+    waiting = [threads.submit(_judge, each, free) for each in chosen]
     try:
-        fuzzed = threads.map(by_contract_fuzz, names)
-        tested = threads.map(by_unit_tests, names)
-        return [
-            _print_progress(number, pair) for number, pair in enumerate(zip(fuzzed, tested, strict=True), 1)
-        ]
+        for done in as_completed(waiting):
+            yield done.result()
     finally:
-        # End the started processes, and their servers, before returning.
         threads.shutdown(wait=False, cancel_futures=True)
-        for process in [*_running]:
-            process.terminate()
+        # End the processes that an interrupted run has started before their workspaces and servers.
+        if any(not each.done() for each in waiting):
+            processes.end_all()
         threads.shutdown()
 
 
-def by_contract_fuzz(name: str, *server: str) -> Outcome:
-    if FAULTS[name].not_fuzzable:
-        return Outcome(name, f"not asked: {FAULTS[name].not_fuzzable}", "", 0, 0.0)
-    done = _run([sys.executable, "-m", "tests.faults.probe", name, *server], {})
-    if done.returncode:
-        return _inconclusive(name, done)
-    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def by_unit_tests(name: str) -> Outcome:
-    """The first failing test, starting with those closest to the fault."""
-    started = time.monotonic()
-    first = FIRST_TESTS.get(FAULTS[name].edits[0].path.partition("/")[0], UNIT_TESTS[0])
-    folders = sorted(UNIT_TESTS, key=lambda folder: folder != first)
-    options = ["-x", "-q", "--no-header", "--tb=line", "-p", "tests.faults.plugin", "-k", "not pooled"]
-    done = _run([sys.executable, "-m", "pytest", *options, *folders], {"FAULT": name})
-    failed = _FAILED.search(done.stdout)
-    if not failed and done.returncode:
-        return _inconclusive(name, done)
-    count = sum(int(number) for number in _COUNT.findall(done.stdout.splitlines()[-1]))
-    return Outcome(name, failed and failed[1], "", count, round(time.monotonic() - started, 1))
-
-
-def _inconclusive(name: str, done: subprocess.CompletedProcess[str]) -> Outcome:
-    """A run that failed without a result counts as not caught."""
-    print(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}", file=sys.stderr)
-    return Outcome(name, None, "", 0, 0.0)
-
-
-def _run(command: Sequence[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process that stops its servers when terminated.
-
-    Each has its own servers, so that faults in migrations and roles are isolated.
-    """
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **variables, "TEST_DATABASE_URL": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    _running.add(process)
+def _judge(fault: Fault, free: SimpleQueue[Workspace]) -> Outcome:
+    workspace = free.get()
     try:
-        output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        output, errors = process.communicate()
+        return judge(fault, workspace)
+    except Inconclusive as failure:
+        return Outcome(fault, error=str(failure))
     finally:
-        _running.discard(process)
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+        free.put(workspace)
 
 
-def _print_progress(number: int, pair: tuple[Outcome, Outcome]) -> tuple[Outcome, Outcome]:
-    fuzzed, tested = pair
-    print(
-        f"{number:3} {fuzzed.fault}: {fuzzed.caught_by or 'NOT CAUGHT'}, {tested.caught_by or 'NOT CAUGHT'}",
-        file=sys.stderr,
+def _failing_without_a_fault(
+    outcomes: Sequence[Outcome], free: SimpleQueue[Workspace], count: int
+) -> set[str]:
+    """The tests and situations that caught a fault, but also fail without one; each runs once."""
+    tests = sorted({each.unit.caught_by or "" for each in outcomes if each.unit and each.unit.is_test})
+    situations = sorted({each.fault.situation for each in outcomes if each.fault.situation})
+
+    def run_part(start: int) -> set[str]:
+        return verdicts.failing(tests[start::count], situations[start::count], free.get())
+
+    with ThreadPoolExecutor(count) as threads:
+        return set().union(*threads.map(run_part, range(count)))
+
+
+def judge(fault: Fault, workspace: Workspace) -> Outcome:
+    fuzz = (
+        None if fault.not_fuzzable else verdicts.by_contract_fuzz(fault.changed, workspace, fault.situation)
     )
-    return pair
+    unit = verdicts.by_unit_tests(fault.changed, workspace, fault.first_tests, confirm=False)
+    return Outcome(fault, fuzz, unit)
 
 
-def _row(fuzzed: Outcome, tested: Outcome) -> str:
-    cells = [fuzzed.fault]
-    for each in (fuzzed, tested):
-        cells += [each.caught_by or "**not caught**", str(each.calls), str(each.seconds)]
-    return f"| {' | '.join(cells)} |"
+def report(outcomes: Sequence[Outcome], seconds: float) -> str:
+    lines = [
+        "| theme | fault | caught by check | s | caught by test | s |",
+        "| --- | --- | --- | ---: | --- | ---: |",
+        *(f"| {' | '.join(_cells(each))} |" for each in outcomes),
+        "",
+        summary(outcomes, seconds),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    cells = [outcome.fault.theme, outcome.fault.name]
+    for verdict, reason in ((outcome.fuzz, outcome.fault.not_fuzzable), (outcome.unit, "")):
+        if verdict:
+            cells += [verdict.caught_by or "**not caught**", str(verdict.seconds)]
+        else:
+            cells += [f"not asked: {reason}" if reason else "**no result**", ""]
+    return cells
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    fuzzed = [each.fuzz for each in outcomes if not each.fault.not_fuzzable]
+    units = [each.unit for each in outcomes]
+    caught_by = [each.caught_by if each else None for each in [*fuzzed, *units]]
+    return (
+        f"{len(outcomes)} faults in {seconds / 60:.0f} minutes: {_caught(fuzzed)} of {len(fuzzed)} that the "
+        f"fuzz can observe caught by it, {_caught(units)} of {len(units)} by tests; "
+        f"{caught_by.count(TIMEOUT)} by a timeout."
+    )
+
+
+def _caught(found: Sequence[Verdict | None]) -> int:
+    return sum(1 for each in found if each and each.caught_by)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""A small version of `make faults`. The faults are in `catalogue.toml`."""
+"""A small version of `make faults`: faults of the catalogue that the fuzz notices soon."""
+
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import URL
 
-from tests.environment import ROOT, libpq_url
-from tests.faults.__main__ import by_contract_fuzz
-from tests.faults.catalogue import FAULTS, Fault
-from tests.faults.injection import NotInjected, apply_edit
+from tests.faults.__main__ import Outcome, summary
+from tests.faults.entries import FAULTS
+from tests.planting import verdicts
+from tests.planting.verdicts import TIMEOUT, Verdict
+from tests.planting.workspace import Workspace
 
 EXPECTED_SITUATIONS = {
     "get: ownership filter dropped": "a user id that looks like the owners",
@@ -23,24 +26,26 @@ EXPECTED_SITUATIONS = {
 """The situation in which each fault is noticed first."""
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_every_fault_can_be_injected(fault: Fault) -> None:
-    """The text to replace exists, and the edited source compiles."""
-    sources: dict[str, str] = {}
-    for edit in fault.edits:
-        source = sources.get(edit.path) or (ROOT / edit.path).read_text()
-        sources[edit.path] = apply_edit(edit, source)
-    for path, source in sources.items():
-        compile(source, path, "exec")
-
-
-def test_a_fault_whose_code_has_changed_is_not_injected() -> None:
-    edit = next(iter(FAULTS.values())).edits[0]
-    with pytest.raises(NotInjected):
-        apply_edit(edit, "another source")
+@pytest.fixture(scope="module")
+def workspace(server_url: URL, database_url: URL) -> Iterator[Workspace]:
+    """On the tests' server, which is already migrated: the role exists there."""
+    with Workspace(server_url) as workspace:
+        yield workspace
 
 
 @pytest.mark.parametrize(("name", "situation"), EXPECTED_SITUATIONS.items())
-def test_the_contract_fuzz_catches_it(name: str, situation: str, server_url: URL, database_url: URL) -> None:
-    """On the tests' server, which is already migrated: the role exists there."""
-    assert by_contract_fuzz(name, libpq_url(server_url)).caught_by == situation
+def test_the_contract_fuzz_catches_it(name: str, situation: str, workspace: Workspace) -> None:
+    fault = FAULTS[name]
+    verdict = verdicts.by_contract_fuzz(fault.changed, workspace, fault.situation)
+    assert verdict.caught_by == situation
+
+
+def test_a_timeout_is_reported_as_such() -> None:
+    hung, caught, missed = Verdict(TIMEOUT, 1), Verdict("a test", 1), Verdict(None, 1)
+    first, second = [each for each in FAULTS.values() if not each.not_fuzzable][:2]
+    outcomes = [Outcome(first, caught, hung), Outcome(second, missed, caught)]
+    assert summary(outcomes, 90) == (
+        "2 faults in 2 minutes: 1 of 2 that the fuzz can observe caught by it, 2 of 2 by tests; "
+        "1 by a timeout."
+    )
+    assert [each.missed for each in outcomes] == [False, True]

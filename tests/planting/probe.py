@@ -1,7 +1,7 @@
 """Runs the contract fuzz on the code in the current directory.
 
-python -m tests.planting.probe — prints one line of JSON, see `Finding`. TEST_DATABASE_URL may name a
-server to use; otherwise the run starts its own.
+python -m tests.planting.probe [SITUATION …] — prints one line of JSON, see `Finding`. With situations, only
+their probes and set-ups run. TEST_DATABASE_URL may name a server to use; otherwise the run starts its own.
 """
 
 import json
@@ -21,13 +21,14 @@ class Finding:
     what: str = ""
 
 
-def run() -> Finding:
+def run(*situations: str) -> Finding:
     # Imported only now, so that an error in the imported code is a finding.
     from alembic import command  # noqa: PLC0415
     from sqlalchemy import make_url  # noqa: PLC0415
 
     from tests.environment import alembic, new_database  # noqa: PLC0415
     from tests.fuzz.engine import fuzz  # noqa: PLC0415
+    from tests.planting.situations import run_situation  # noqa: PLC0415
     from tools.postgres import temporary_server  # noqa: PLC0415
     from tools.serve import end_on_signals  # noqa: PLC0415
 
@@ -38,16 +39,20 @@ def run() -> Finding:
         database = stack.enter_context(new_database(server))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         alembic(database, command.upgrade, "head")
-        report = fuzz(database, folder, stop_at_first=True)
-    # An error in a check, such as an unreadable response, is a finding too.
-    found = [*report.failures, *(f"an error in a check: {error}" for error in report.errors)]
+        found: list[str] = []
+        for name in situations:
+            found = found or run_situation(name, database, folder)
+        if not situations:
+            report = fuzz(database, folder, stop_at_first=True)
+            # An error in a check, such as an unreadable response, is a finding too.
+            found = [*report.failures, *(f"an error in a check: {error}" for error in report.errors)]
     check, _, what = found[0].partition(": ") if found else ("", "", "")
     return Finding(check or None, what[:500])
 
 
 def main() -> Finding:
     try:
-        return run()
+        return run(*sys.argv[1:])
     except (Exception, SystemExit) as error:
         # A server that cannot run is not the change's doing; compared by name because the
         # import of its module may have failed.

@@ -12,6 +12,9 @@ from threading import Lock
 STOP_SECONDS = 30
 """Between SIGTERM, on which tests and fuzz stop their servers, and SIGKILL."""
 
+_DEFAULTS = {"TEST_DATABASE_URL": "", "PYTHONDONTWRITEBYTECODE": ""}
+"""A run starts its own PostgreSQL, and keeps the bytecode of unchanged files for the next run."""
+
 _running: set[subprocess.Popen[str]] = set()
 _ended = False
 _lock = Lock()
@@ -51,7 +54,7 @@ def _start(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, "TEST_DATABASE_URL": "", **variables},
+            env={**os.environ, **_DEFAULTS, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -5,7 +5,7 @@ import pytest
 from tests.environment import ROOT
 from tests.planting.modules import modules
 from tests.planting.processes import Done, run_python
-from tests.planting.verdicts import DOES_NOT_START, TIMEOUT, caught_by, covering_tests
+from tests.planting.verdicts import DOES_NOT_START, TIMEOUT, Inconclusive, caught_by, covering_tests
 from tests.planting.workspace import Workspace
 
 
@@ -27,6 +27,11 @@ def test_the_covering_tests_exist() -> None:
 )
 def test_the_outcome_of_a_run(done: Done, caught: str | None) -> None:
     assert caught_by(done) == caught
+
+
+def test_a_run_without_tests_is_no_outcome() -> None:
+    with pytest.raises(Inconclusive, match="no test ran"):
+        caught_by(Done(5, "1 deselected", False))
 
 
 def test_outdated_bytecode_is_not_used() -> None:

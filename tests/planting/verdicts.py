@@ -8,14 +8,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from threading import Lock
 
+import pytest
+
 from tests.environment import ROOT, libpq_url
 from tests.planting.probe import Finding
 from tests.planting.processes import Done, run_python
 from tests.planting.workspace import Workspace
 
+SITUATION_SECONDS = 60
 FUZZ_SECONDS = 300
 UNIT_SECONDS = 900
-"""Several times as long as without a change. pytest ends earlier if a single test hangs."""
+"""Several times as long as without a change."""
+
+NOT_THROUGH_THE_POOLER = "not [pooled and not -pooled"
+"""Leaves out the second half of tests that run with and without PgBouncer, by its parameter."""
+
+TEST_SECONDS = 60
+"""After this time in one test, pytest ends. The longest takes half of it."""
 
 Changed = Mapping[str, str]
 """The new text of each changed file, by path."""
@@ -76,21 +85,35 @@ class Verdict:
     seconds: float
     what: str = ""
 
+    @property
+    def is_test(self) -> bool:
+        return "::" in (self.caught_by or "")
+
 
 class Inconclusive(Exception):
     """The run failed without a result; the message is its output."""
 
 
-def by_contract_fuzz(changed: Changed, workspace: Workspace) -> Verdict:
+def by_contract_fuzz(changed: Changed, workspace: Workspace, first: str = "") -> Verdict:
+    """What the fuzz says, beginning with the situation `first`."""
     started = time.monotonic()
+    server = _server(changed, workspace)
+    finding = Finding(None)
     with workspace.plant(changed):
-        finding = fuzz(workspace, _server(changed, workspace))
+        if first:
+            finding = _probe(workspace, server, SITUATION_SECONDS, first)
+        if finding.caught_by is None:
+            finding = fuzz(workspace, server)
     return Verdict(seconds=_since(started), **asdict(finding))
 
 
 def fuzz(workspace: Workspace, server: str = "") -> Finding:
-    arguments = ["-m", "tests.planting.probe"]
-    done = run_python(arguments, workspace.root, FUZZ_SECONDS, TEST_DATABASE_URL=server)
+    return _probe(workspace, server, FUZZ_SECONDS)
+
+
+def _probe(workspace: Workspace, server: str, seconds: float, *situation: str) -> Finding:
+    arguments = ["-m", "tests.planting.probe", *situation]
+    done = run_python(arguments, workspace.root, seconds, TEST_DATABASE_URL=server)
     if done.timed_out:
         return Finding(TIMEOUT)
     if done.returncode:
@@ -98,8 +121,13 @@ def fuzz(workspace: Workspace, server: str = "") -> Finding:
     return Finding(**json.loads(done.output.splitlines()[-1]))
 
 
-def by_unit_tests(changed: Changed, workspace: Workspace, first: Sequence[str] = ()) -> Verdict:
-    """What the tests `first` say, or all tests that cover the changed modules if those pass."""
+def by_unit_tests(
+    changed: Changed, workspace: Workspace, first: Sequence[str] = (), *, confirm: bool = True
+) -> Verdict:
+    """What the tests say: first those given, then, if they pass, all that cover the modules.
+
+    Unless `confirm` is false, the test that fails is also run without the change, and must pass.
+    """
     started = time.monotonic()
     server = _server(changed, workspace)
     caught = None
@@ -108,7 +136,8 @@ def by_unit_tests(changed: Changed, workspace: Workspace, first: Sequence[str] =
             caught = caught or caught_by(_pytest(workspace, tests, server))
     seconds = _since(started)
     if caught and "::" in caught:
-        _require_passing(caught, workspace)
+        if confirm:
+            _require_passing(caught, workspace)
         with _lock:
             for path in changed:
                 _caught[path][caught.partition("::")[0]] += 1
@@ -126,10 +155,13 @@ def _server(changed: Changed, workspace: Workspace) -> str:
     return libpq_url(workspace.server)
 
 
-def _pytest(workspace: Workspace, tests: Sequence[str], server: str) -> Done:
-    options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-k", "not pooled"]
-    arguments = ["-m", "pytest", *options, *tests]
-    return run_python(arguments, workspace.root, UNIT_SECONDS, TEST_DATABASE_URL=server)
+def _pytest(workspace: Workspace, tests: Sequence[str], server: str, *, stop: bool = True) -> Done:
+    """Without the plug-ins of other packages, which take longer to load than most tests to run."""
+    options = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-k", NOT_THROUGH_THE_POOLER]
+    options += ["-o", f"faulthandler_timeout={TEST_SECONDS}"]
+    arguments = ["-m", "pytest", *options, *(["-x"] if stop else []), *tests]
+    variables = {"TEST_DATABASE_URL": server, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return run_python(arguments, workspace.root, UNIT_SECONDS, **variables)
 
 
 def _require_passing(test: str, workspace: Workspace) -> None:
@@ -142,6 +174,19 @@ def _require_passing(test: str, workspace: Workspace) -> None:
         raise Inconclusive(f"{test} also fails without a change: {done.output[-2000:]}")
     with _lock:
         _passing.add(test)
+
+
+def failing(tests: Sequence[str], situations: Sequence[str], workspace: Workspace) -> set[str]:
+    """Those of the tests, and the first of the situations, that fail without a change."""
+    server, found = _server({}, workspace), set()
+    if tests:
+        done = _pytest(workspace, tests, server, stop=False)
+        found = set(_FAILED.findall(done.output))
+        if caught_by(done) and not found:
+            raise Inconclusive(done.output[-2000:])
+    if situations:
+        found.add(_probe(workspace, server, FUZZ_SECONDS, *situations).caught_by or "")
+    return found
 
 
 def covering_tests(paths: Iterable[str]) -> list[str]:
@@ -173,6 +218,8 @@ def caught_by(done: Done) -> str | None:
         return failed[1]
     if done.returncode == 0:
         return None
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise Inconclusive(f"no test ran: {done.output[-2000:]}")
     if "tools.postgres.Failure" in done.output or "embedded PostgreSQL failed" in done.output:
         raise Inconclusive(done.output[-2000:])
     return DOES_NOT_START
