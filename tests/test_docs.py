@@ -35,9 +35,11 @@ def rows(first: str) -> list[list[str]]:
 
 @cache
 def names_in(path: Path) -> frozenset[str]:
-    nodes = ast.walk(ast.parse(path.read_text()))
-    functions = (node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    return frozenset(name for name in functions if name.startswith("test_"))
+    """The functions and classes of a module; of a file of tests only the tests."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    names = (node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+    prefix = "test_" if path.name.startswith("test_") else ""
+    return frozenset(name for name in names if name.startswith(prefix))
 
 
 def missing(text: str) -> Iterator[str]:
