@@ -32,7 +32,7 @@ from settings import Settings
 from tests.environment import ROOT, make_settings
 from tests.fuzz import checks, probes, setups
 from tests.fuzz.context import FuzzContext, Worker
-from tests.fuzz.lab import Service
+from tests.fuzz.lab import SET_UPS, Service
 from tests.fuzz.schema_coverage import SchemaCoverage
 from tests.fuzz.signers import SharedSecret
 from tests.fuzz.situations import SITUATIONS, unmet
@@ -66,29 +66,55 @@ def fuzz(
 
     The service connects to `service_database`, the checks to `database` directly.
     """
-    secret = secrets.token_hex(32)
-    settings = make_settings(service_database or database, better_auth_secret=secret)
-    with _logged(folder / "service.log") as log, _worker(create_app(settings)) as other_worker:
-        context = FuzzContext(other_worker, database, SharedSecret(secret), log, int(time.time()))
-        checks.use_context(context)
-        report = Report(met=context.met, coverage=context.coverage)
-        with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-            report.failures += probes.run(context, client, stop_at_first=stop_at_first)
+    with _run(database, folder, service_database or database) as run:
+        report = Report(met=run.context.met, coverage=run.context.coverage)
+        report.failures += run.probe(stop_at_first=stop_at_first)
         if not (report.failures and stop_at_first):
-            lab = setups.Lab(context, folder, partial(_start, log), secret)
-            report.failures += setups.run(lab, stop_at_first=stop_at_first)
+            report.failures += setups.run(run.lab, stop_at_first=stop_at_first)
         if report.failures and stop_at_first:
-            context.close()
             return report
-        schema = schemathesis.openapi.from_path(CONTRACT, config=_config(context, folder, stop_at_first))
-        schema.app = create_app(settings)
+        schema = schemathesis.openapi.from_path(CONTRACT, config=_config(run.context, folder, stop_at_first))
+        schema.app = create_app(run.settings)
         for event in from_schema(schema).execute():
             _record(event, report)
-        report.calls += context.calls
-        context.close()
+        report.calls += run.context.calls
     if not report.failures:
         report.failures += [*unmet(report.met, SITUATIONS.values()), *report.coverage.unreached()]
     return report
+
+
+def run_situation(name: str, database: URL, folder: Path) -> list[str]:
+    """Run one probe or set-up; its failures. Before a probe, the database gets the usual tasks."""
+    with _run(database, folder, database) as run:
+        if name in SET_UPS:
+            return setups.run(run.lab, stop_at_first=True, only=name)
+        return run.probe(stop_at_first=True, only=name)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the parts of a run share."""
+
+    context: FuzzContext
+    settings: Settings
+    lab: setups.Lab
+
+    def probe(self, *, stop_at_first: bool, only: str = "") -> list[str]:
+        with TestClient(create_app(self.settings), raise_server_exceptions=False) as client:
+            return probes.run(self.context, client, stop_at_first=stop_at_first, only=only)
+
+
+@contextmanager
+def _run(database: URL, folder: Path, service_database: URL) -> Iterator[_Run]:
+    secret = secrets.token_hex(32)
+    settings = make_settings(service_database, better_auth_secret=secret)
+    with _logged(folder / "service.log") as log, _worker(create_app(settings)) as other_worker:
+        context = FuzzContext(other_worker, database, SharedSecret(secret), log, int(time.time()))
+        checks.use_context(context)
+        try:
+            yield _Run(context, settings, setups.Lab(context, folder, partial(_start, log), secret))
+        finally:
+            context.close()
 
 
 @contextmanager

@@ -108,12 +108,12 @@ def set_up(*clauses: str, at_least: int = 1) -> Callable[[Callable[[Lab], None]]
     return declare
 
 
-def run(lab: Lab, *, stop_at_first: bool = False) -> list[str]:
-    """Run all set-ups; the failures, each with its situation and clauses."""
-    for name, function in SET_UPS.items():
+def run(lab: Lab, *, stop_at_first: bool = False, only: str = "") -> list[str]:
+    """Run all set-ups, or one; the failures, each with its situation and clauses."""
+    for name in [only] if only else SET_UPS:
         lab.current = SITUATIONS[name]
         try:
-            function(lab)
+            SET_UPS[name](lab)
         except (Exception, SystemExit) as error:  # A service that does not start is a failure.
             lab.failures.append(f"{name}: {type(error).__name__}: {error}")
         if lab.failures and stop_at_first:

@@ -27,8 +27,7 @@ def run(*situations: str) -> Finding:
     from sqlalchemy import make_url  # noqa: PLC0415
 
     from tests.environment import alembic, new_database  # noqa: PLC0415
-    from tests.fuzz.engine import fuzz  # noqa: PLC0415
-    from tests.planting.situations import run_situation  # noqa: PLC0415
+    from tests.fuzz.engine import fuzz, run_situation  # noqa: PLC0415
     from tools.postgres import temporary_server  # noqa: PLC0415
     from tools.serve import end_on_signals  # noqa: PLC0415
 

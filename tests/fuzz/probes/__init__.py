@@ -22,10 +22,12 @@ TASKS_OF_OWNER, TASKS_OF_STRANGER, TASKS_OF_HOARDER = 120, 5, 60
 """The owner has more than two pages of the default size."""
 
 
-def run(context: FuzzContext, client: Client, *, stop_at_first: bool = False) -> list[str]:
-    """Run all probes against one service; the failures, each with its situation and clauses."""
+def run(context: FuzzContext, client: Client, *, stop_at_first: bool = False, only: str = "") -> list[str]:
+    """Run all probes, or one, against one service; the failures, each with its situation and clauses."""
     prober = Prober(context, client, SEED)
     for name, function in (("", seed), *in_order()):
+        if only and name not in {"", only}:
+            continue
         prober.current = SITUATIONS.get(name, SEED)
         try:
             function(prober)
