@@ -14,14 +14,14 @@ from tests.planting.workspace import Workspace
 EXPECTED_SITUATIONS = {
     "get: ownership filter dropped": "a user id that looks like the owners",
     "the signature is not verified": "a forged token against each operation",
-    "CORS is missing on errors": "every response to a probe",
+    "CORS is missing on errors": "the headers of every response",
     "the version is not incremented": "writers of one task at once",
     "no commit": "the first tasks of a run",
     "the last page has a next link": "pages of every size",
     "DELETE deletes all tasks of the user": "the first tasks of a run",
     "deleted tasks can be read": "a task of somebody else or deleted",
     "tokens are logged": "every request in the log",
-    "errors echo the body": "every response to a probe",
+    "errors echo the body": "every problem",
 }
 """The situation in which each fault is noticed first."""
 

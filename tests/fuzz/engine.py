@@ -100,7 +100,7 @@ class _Run:
     lab: setups.Lab
 
     def probe(self, *, stop_at_first: bool, only: str = "") -> list[str]:
-        with TestClient(create_app(self.settings), raise_server_exceptions=False) as client:
+        with _client(create_app(self.settings)) as client:
             return probes.run(self.context, client, stop_at_first=stop_at_first, only=only)
 
 
@@ -126,12 +126,17 @@ def _worker(app: FastAPI) -> Iterator[Worker]:
         asgi.shutdown_lifespans()
 
 
+def _client(app: FastAPI) -> TestClient:
+    """With the address of `make run`, so that the commands in failures can be repeated."""
+    return TestClient(app, "http://127.0.0.1:8000", raise_server_exceptions=False)
+
+
 @contextmanager
 def _start(log: Path, environment: dict[str, str]) -> Iterator[Service]:
     """Start a service of a set-up; it logs to the same file as the others."""
     values: dict[str, Any] = {name.lower(): value for name, value in environment.items() if value}
     app = create_app(Settings(_env_file=None, **values))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with _client(app) as client:
         yield Service(client, log)
 
 

@@ -168,30 +168,25 @@ class Prober:
     def _check(self, response: Response, content: bytes | None, allowed_origin: str | None) -> None:
         """Check what holds for every response."""
         checked = _checked(response, content)
-        self.context.met[EVERY_RESPONSE.name] += 1
-        problems = [
-            *response_checks.check_headers(checked, allowed_origin=allowed_origin),
-            *response_checks.check_problem(checked),
-            *response_checks.check_timestamps(checked),
-            *response_checks.leaks(checked, self.context.secrets()),
-        ]
-        for problem in problems:
-            self.fail(problem, response, EVERY_RESPONSE)
+        headers = response_checks.check_headers(checked, allowed_origin=allowed_origin)
+        for problems, of in (
+            (headers, HEADERS),
+            (response_checks.check_problem(checked), PROBLEM),
+            (response_checks.check_timestamps(checked), TIMESTAMPS),
+            (response_checks.leaks(checked, self.context.secrets()), NO_LEAK),
+        ):
+            self.context.met[of.name] += 1
+            for problem in problems:
+                self.fail(problem, response, of)
 
 
-EVERY_RESPONSE = situation(
-    "every response to a probe",
-    "headers.security",
-    "headers.cache",
-    "cors.allowed",
-    "cors.expose",
-    "cors.vary",
-    "problems.media-type",
-    "problems.members",
-    "problems.no-echo",
-    "task.timestamps",
-    at_least=1_000,
-)
+HEADERS = situation(
+    "the headers of every response", "headers.security", "headers.cache", "cors.allowed", "cors.expose",
+    "cors.vary", at_least=1_000,
+)  # fmt: skip
+PROBLEM = situation("every problem", "problems.media-type", "problems.members", at_least=1_000)
+TIMESTAMPS = situation("the times in every response", "task.timestamps", at_least=1_000)
+NO_LEAK = situation("what every response reveals", "problems.no-echo", at_least=1_000)
 SEED = situation("the first tasks of a run", "tasks.durable", "tasks.delete.deleted")
 
 PROBES: dict[str, Callable[[Prober], None]] = {}
