@@ -186,21 +186,22 @@ def a_key_endpoint_that_never_ends(lab: Lab) -> None:
         prober.expect(seconds < 3 * COOL_DOWN, f"a slow key endpoint kept a request for {seconds:.1f} s")
 
 
-@set_up("auth.jwks.algorithms", at_least=4)
+@set_up("auth.jwks.algorithms", at_least=5)
 def an_unusable_published_key(lab: Lab) -> None:
-    """Symmetric and malformed keys are skipped; the others remain usable."""
+    """Symmetric and malformed keys, and those for encryption, are skipped; the others remain usable."""
     key = SigningKey("first")
     with key_server() as published:
         symmetric = {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"}
         published.keys = [
             symmetric, None, "key", {}, {"kid": "first"}, {**key.jwk, "kid": 1},
-            {**key.jwk, "kid": "bad", "x": "!"}, {**key.jwk, "kid": "other", "alg": "RS256"}, key.jwk,
+            {**key.jwk, "kid": "bad", "x": "!"}, {**key.jwk, "kid": "other", "alg": "RS256"},
+            {**key.jwk, "kid": "encryption", "use": "enc"}, key.jwk,
         ]  # fmt: skip
         with lab.service(BETTER_AUTH_URL=published.url) as prober:
             prober.accept(200, "GET", TASKS, token=signed(key, published))
             shared = encode("secret", claims(published), kid="shared")
             prober.refuse(401, "unauthorized", "GET", TASKS, token=shared)
-            for kid in ("bad", "other"):
+            for kid in ("bad", "other", "encryption"):
                 prober.refuse(401, "unauthorized", "GET", TASKS, token=key.sign(claims(published), kid=kid))
 
 
