@@ -291,6 +291,17 @@ def test_it_counts_in_memory_while_redis_is_down(serve: Serve) -> None:
     assert_limited(caller.get(), "requests", 2, 60)
 
 
+@pytest.mark.spec("limits.storage-down")
+def test_only_one_request_waits_for_a_redis_that_is_down(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each attempt logs a warning; the next one is made after PAUSE_SECONDS."""
+    caller = client_as(serve(rate_limit_storage_url="redis://127.0.0.1:1"), unique_user_id())
+    assert [caller.get().status_code for _ in range(3)] == [200] * 3
+    warnings = [record for record in caplog.records if record.name == rate_limits.__name__]
+    assert len(warnings) == 1
+
+
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
     """A Redis for one test, which can be stopped and restarted."""

@@ -7,8 +7,8 @@ ONLY=… selects faults by name, theme or module. Prints a table, also to build/
 import os
 import sys
 import time
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Container, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,26 +80,18 @@ def run_all(chosen: Sequence[Fault]) -> list[Outcome]:
         for _ in range(count):
             server = stack.enter_context(temporary_server())
             free.put(stack.enter_context(Workspace(server)))
+        threads = ThreadPoolExecutor(count)
+        # End the processes of an interrupted run before their workspaces and servers.
+        stack.callback(threads.shutdown, cancel_futures=True)
+        stack.callback(processes.end_all)
         outcomes = {}
-        for number, outcome in enumerate(_outcomes(chosen, free, count), 1):
+        waiting = [threads.submit(_judge, each, free) for each in chosen]
+        for number, done in enumerate(as_completed(waiting), 1):
+            outcome = done.result()
             outcomes[outcome.fault.name] = outcome
             print(f"{number} of {len(chosen)}: {' | '.join(_cells(outcome))}", file=sys.stderr)
-        broken = _failing_without_a_fault([*outcomes.values()], free, count)
+        broken = _failing_without_a_fault([*outcomes.values()], free, threads, count)
     return [outcomes[each.name].without(broken) for each in chosen]
-
-
-def _outcomes(chosen: Sequence[Fault], free: SimpleQueue[Workspace], count: int) -> Iterator[Outcome]:
-    threads = ThreadPoolExecutor(count)
-    waiting = [threads.submit(_judge, each, free) for each in chosen]
-    try:
-        for done in as_completed(waiting):
-            yield done.result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        # End the processes that an interrupted run has started before their workspaces and servers.
-        if any(not each.done() for each in waiting):
-            processes.end_all()
-        threads.shutdown()
 
 
 def _judge(fault: Fault, free: SimpleQueue[Workspace]) -> Outcome:
@@ -113,7 +105,7 @@ def _judge(fault: Fault, free: SimpleQueue[Workspace]) -> Outcome:
 
 
 def _failing_without_a_fault(
-    outcomes: Sequence[Outcome], free: SimpleQueue[Workspace], count: int
+    outcomes: Sequence[Outcome], free: SimpleQueue[Workspace], threads: Executor, count: int
 ) -> set[str]:
     """The tests and situations that caught a fault, but also fail without one; each runs once."""
     tests = sorted({each.unit.caught_by or "" for each in outcomes if each.unit and each.unit.is_test})
@@ -122,8 +114,7 @@ def _failing_without_a_fault(
     def run_part(start: int) -> set[str]:
         return verdicts.failing(tests[start::count], situations[start::count], free.get())
 
-    with ThreadPoolExecutor(count) as threads:
-        return set().union(*threads.map(run_part, range(count)))
+    return set().union(*threads.map(run_part, range(count)))
 
 
 def judge(fault: Fault, workspace: Workspace) -> Outcome:

@@ -4,12 +4,15 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from sqlalchemy import URL
 
+from tests.environment import libpq_url
 from tests.process.otlp import Collector, attributes, collector
 from tests.process.service import TIMEOUT_SECONDS, Service, running_service, service_environment
 from tests.support import SECRET, TASKS
@@ -133,6 +136,30 @@ def test_an_unreachable_database_fails_the_wait_span(
     assert not wait.status.message
     assert not wait.events
     assert attributes(wait.attributes) == {"error.type": "OperationalError"}
+
+
+@pytest.mark.spec("process.tracing")
+def test_a_failed_statement_is_an_error(database_url: URL, collected: Collector, tmp_path: Path) -> None:
+    environment = tracing_environment(database_url, collected, DB_STATEMENT_TIMEOUT="0.5")
+    headers = {"Authorization": f"Bearer {mint(SECRET, 'somebody')}"}
+    with (
+        running_service(environment, tmp_path / "output") as service,
+        closing(psycopg2.connect(libpq_url(database_url))) as other,
+        other.cursor() as cursor,
+    ):
+        cursor.execute("LOCK TABLE tasks")
+        assert service.client.get(TASKS, headers=headers).status_code == 503
+        service.stop()
+    statement = spans_by_name(collected)["list_tasks"]
+    assert statement.status.code == Status.STATUS_CODE_ERROR
+    assert not statement.status.message
+    assert not statement.events
+    assert attributes(statement.attributes) == {
+        "db.system.name": "postgresql",
+        "db.query.summary": "list_tasks",
+        "db.response.status_code": "57014",
+        "error.type": "57014",
+    }
 
 
 @pytest.mark.spec("process.tracing", "headers.server-timing")
