@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -267,13 +268,15 @@ def test_a_statement_has_a_deadline(
 
 @pytest.mark.spec("problems.pool")
 def test_waiting_for_a_connection_times_out(serve: Serve, database_url: URL, sql: Sql) -> None:
-    client = serve(db_pool_size=1, db_pool_timeout=0.2, db_statement_timeout=30)
+    client = serve(db_pool_size=1, db_pool_timeout=0.2, db_connect_timeout=30, db_statement_timeout=30)
     caller = client_as(client, f"busy-{uuid.uuid4()}")
     task = caller.create()
     with Locked(database_url, task["id"]) as lock, ThreadPoolExecutor() as threads:
         holding = threads.submit(caller.patch, task["id"], {"title": "x"})
         lock.wait_for_waiter(sql)
+        began_at = time.monotonic()
         response = caller.get(TASKS)
+        assert 0.2 <= time.monotonic() - began_at < 15
         assert_problem(response, 503, "unavailable")
         assert int(response.headers["retry-after"]) >= 1
         assert client.get("/health/live").status_code == 200
