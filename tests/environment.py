@@ -69,6 +69,14 @@ def clock(sql: Sql) -> datetime:
     return now
 
 
+FAIL_WITH_TITLE = (
+    "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = NEW.title; END $$;"
+    "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fail()"
+)
+"""Makes every INSERT fail with the SQLSTATE that is the task's title."""
+
+
 @contextmanager
 def new_database(server_url: URL) -> Iterator[URL]:
     """An empty database, dropped at the end, whose time zone is not the service's."""

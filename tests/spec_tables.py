@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 
 from tests.environment import ROOT
 
@@ -22,6 +23,15 @@ def table(document: str, first_heading: str) -> list[list[str]]:
                 rows.append([cell.strip() for cell in row.strip("|").split("|")])
             return rows
     raise LookupError(f"{document} has no table of {first_heading}")
+
+
+def sqlstates() -> Iterator[tuple[str, int]]:
+    """The documented SQLSTATEs and their status; 000 completes a class."""
+    for states, _, status in table("api/rest-endpoints.md", "SQLSTATE"):
+        for state in re.findall(r"\b(\d[0-9A-Z]{4})\b", states):
+            yield state, int(status)
+        for name in re.findall(r"class (\d\d)", states):
+            yield f"{name}000", int(status)
 
 
 def task_fields() -> set[str]:

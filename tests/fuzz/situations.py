@@ -69,7 +69,6 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "http.pieces": _CONNECTION,
     "http.malformed-framing": _CONNECTION,
     "problems.http-exception": "is about routes that the service does not have: tests/http/test_problems.py",
-    "problems.sqlstate": "needs a damaged database: tests/http/test_problems.py",
     "health.live.stuck": "needs a database that hangs: tests/database",
     "health.ready.once": "is counted in PostgreSQL: tests/http/test_health.py",
     "contract.lint": _TOOLS,

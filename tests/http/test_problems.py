@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -19,9 +18,9 @@ import problems
 from main import create_app
 from observability.logs import JsonFormatter
 from tests.conftest import MakeSettings, Route, Serve
-from tests.environment import Sql, alembic, libpq_url, new_database
+from tests.environment import FAIL_WITH_TITLE, Sql, alembic, libpq_url, new_database
 from tests.operations import ID, OPERATIONS, methods_of
-from tests.spec_tables import table
+from tests.spec_tables import sqlstates
 from tests.support import SECRET, TASKS, Caller, assert_problem, client_as, ok
 
 
@@ -236,35 +235,20 @@ def test_an_unhandled_exception_is_logged(broken: TestClient) -> None:
     assert "hunter2" not in str(line)
 
 
-def documented_sqlstates() -> Iterator[tuple[str, int]]:
-    """SQLSTATEs and their status; 000 completes a class."""
-    for states, _, status in table("api/rest-endpoints.md", "SQLSTATE"):
-        for state in re.findall(r"\b(\d[0-9A-Z]{4})\b", states):
-            yield state, int(status)
-        for name in re.findall(r"class (\d\d)", states):
-            yield f"{name}000", int(status)
-
-
 @pytest.fixture(scope="module")
 def raising(make_settings: MakeSettings, server_url: URL) -> Iterator[Caller]:
     """A user in whose database an INSERT fails with the SQLSTATE that is the task's title."""
     with new_database(server_url) as url:
         alembic(url, command.upgrade, "head")
         sql = Sql(url)
-        sql(
-            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = NEW.title; END $$;"
-            "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION fail()"
-        )
+        sql(FAIL_WITH_TITLE)
         sql.close()
         with TestClient(create_app(make_settings(database_url=libpq_url(url)))) as client:
             yield client_as(client, "somebody")
 
 
 @pytest.mark.spec("problems.sqlstate")
-@pytest.mark.parametrize(
-    ("state", "status"), [*documented_sqlstates(), ("22001", 500), ("23505", 500), ("42601", 500)]
-)
+@pytest.mark.parametrize(("state", "status"), [*sqlstates(), ("22001", 500), ("23505", 500), ("42601", 500)])
 def test_a_database_error_gets_the_status_of_its_sqlstate(raising: Caller, state: str, status: int) -> None:
     """PostgreSQL itself raises it, from a trigger."""
     response = raising.post({"title": state})

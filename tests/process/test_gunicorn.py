@@ -211,7 +211,7 @@ def test_worker_connections_leave_128_file_descriptors_free(
     database_url: URL, descriptors: int, connections: int
 ) -> None:
     code = (
-        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}));"
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, 1_500));"
         " print(runpy.run_path('gunicorn.conf.py')['worker_connections'])"
     )
     printed = subprocess.run(

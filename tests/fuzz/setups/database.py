@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 from httpx2 import Response
 
-from tests.environment import Sql, new_database
+from tests.environment import FAIL_WITH_TITLE, Sql, new_database
 from tests.fuzz.context import User
 from tests.fuzz.lab import Lab, accept_each_operation, log_lines, refuse_each_operation, set_up
 from tests.fuzz.prober import JSON, Prober, valid
 from tests.operations import ON_ONE_TASK, OPERATIONS
 from tests.protocol_proxy import ProtocolProxy, protocol_proxy
+from tests.spec_tables import sqlstates
 from tests.support import TASKS, wait_until
 from tools.postgres import free_port
 
@@ -175,6 +176,8 @@ def a_server_that_is_read_only_for_a_while(lab: Lab) -> None:
         prober.accept(201, "POST", TASKS, **valid(create, user))
 
 
+SQLSTATES = {**dict(sqlstates()), "57P01": 503, "53300": 503, "08006": 503, "23505": 500, "22001": 500}
+
 UNREADY = (
     ("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY", "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY",
      "Row security is not active."),
@@ -208,6 +211,21 @@ def a_database_that_must_not_be_used(lab: Lab) -> None:
             # A result is cached for a second.
             wait_until(lambda: _status(prober, "/health/ready") == 200, "the service is never ready again")
             prober.met()
+
+
+@set_up("problems.sqlstate", "problems.unavailable", "problems.unforeseen", at_least=len(SQLSTATES))
+def an_error_of_each_sqlstate(lab: Lab) -> None:
+    user = lab.user()
+    with lab.service(**TIMEOUTS) as prober:
+        lab.context.sql(FAIL_WITH_TITLE)
+        try:
+            for state, status in SQLSTATES.items():
+                content = b'{"title": "%b"}' % state.encode()
+                response = prober.accept(status, "POST", TASKS, token=user, content=content, headers=JSON)
+                waits = "Retry-After" in response.headers
+                prober.expect(waits is (status == 503), f"{state}: Retry-After is wrong", response)
+        finally:
+            lab.context.sql("DROP TRIGGER fail ON tasks; DROP FUNCTION fail()")
 
 
 @set_up("problems.privilege", "problems.unforeseen", "process.logs.unforeseen", at_least=len(OPERATIONS))
