@@ -17,6 +17,7 @@ from typing import Self
 
 from tests.faults.entries import FAULTS, Fault
 from tests.planting import processes, verdicts
+from tests.planting.anchors import NotAnchored
 from tests.planting.verdicts import TIMEOUT, Inconclusive, Verdict
 from tests.planting.workspace import Workspace
 from tools.postgres import temporary_server
@@ -54,6 +55,8 @@ def main() -> int:
     chosen = [each for each in FAULTS.values() if any(wanted in text for text in _texts(each))]
     if not chosen:
         sys.exit(f"No fault has this in its name: {wanted}")
+    if problem := _not_plantable(chosen):
+        sys.exit(problem)
     started = time.monotonic()
     try:
         outcomes = run_all(chosen)
@@ -66,6 +69,16 @@ def main() -> int:
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(text)
     return int(any(each.missed for each in outcomes))
+
+
+def _not_plantable(chosen: Sequence[Fault]) -> str:
+    """The first fault whose place does not exist; found before anything runs."""
+    for fault in chosen:
+        try:
+            _ = fault.changed
+        except NotAnchored as error:
+            return f"The fault {fault.name!r} cannot be planted: {error}"
+    return ""
 
 
 def _texts(fault: Fault) -> list[str]:

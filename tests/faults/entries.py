@@ -49,15 +49,18 @@ class Fault:
 def _read() -> Iterator[Fault]:
     for file in sorted(CATALOGUE.glob("*.toml")):
         for entry in tomllib.loads(file.read_text())["fault"]:
-            edits = tuple(_edit(each) for each in entry.pop("edit"))
+            edits = tuple(_edit(entry["name"], each) for each in entry.pop("edit"))
             yield Fault(edits=edits, theme=file.stem, **entry)
 
 
-def _edit(entry: dict[str, str]) -> Edit:
-    place = entry.pop("in")
-    if "sql_old" in entry:
-        return Edit(place, entry["sql_old"], entry["sql_new"], sql=True)
-    return Edit(place, entry["old"], entry["new"])
+def _edit(fault: str, entry: dict[str, str]) -> Edit:
+    for prefix in ("", "sql_"):
+        old, new = f"{prefix}old", f"{prefix}new"
+        if entry.keys() == {"in", old, new}:
+            return Edit(entry["in"], entry[old], entry[new], sql=bool(prefix))
+    raise ValueError(
+        f"An edit of the fault {fault!r} has the keys {', '.join(entry)}: it needs in, old and new."
+    )
 
 
 FAULTS = {fault.name: fault for fault in _read()}

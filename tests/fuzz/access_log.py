@@ -1,14 +1,19 @@
 """Compares the access log of a service with the requests that a prober has sent to it."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tests.fuzz.prober import Prober, Sent
 from tests.fuzz.routes import route_of
 from tests.support import TASKS, wait_until
+
+LATEST_SECONDS = 60
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
 
 
 def check_access_log(prober: Prober, log: Path, start: int = 0) -> int:
@@ -32,7 +37,7 @@ def check_access_log(prober: Prober, log: Path, start: int = 0) -> int:
             prober.fail(f"the log line of {sent.method} {sent.path} {problem}")
         too_long += found[0]["duration_ms"] > sent.milliseconds + 1
     # A service may be interrupted between sending a response and taking the time.
-    prober.expect(too_long < len(prober.sent) / 5, f"{too_long} durations are longer than the request took")
+    prober.expect(too_long <= len(prober.sent) / 5, f"{too_long} durations are longer than the request took")
     return sum(len(lines.get(request_id, ())) for request_id in prober.sent)
 
 
@@ -57,9 +62,16 @@ def _wrong(line: dict[str, Any], sent: Sent) -> Iterator[str]:
             yield f"has {given or 'no ' + name} and not the {name} {value!r}"
     if line["duration_ms"] <= 0:
         yield f"has the duration {line['duration_ms']} ms"
+    if not _TIME.fullmatch(line["time"]) or not _is_near(line["time"], sent.at):
+        yield f"has the time {line['time']}"
     unknown = line.keys() - {*expected, "time", "logger", "request_id", "duration_ms"}
     if unknown:
         yield f"has unknown members: {', '.join(sorted(unknown))}"
+
+
+def _is_near(time: str, sent_at: float) -> bool:
+    """Whether the time is not before the request, nor long after it."""
+    return -1 <= datetime.fromisoformat(time).timestamp() - sent_at <= LATEST_SECONDS
 
 
 def _route(sent: Sent) -> str | None:

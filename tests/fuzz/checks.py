@@ -166,7 +166,7 @@ def _replay_list(response: Response) -> Iterator[str]:
     seen = _check_response(_context.send("GET", response.request.path_url, _context.stranger.token))
     owners = [_context.owner.id, *(task["id"] for task in response.json())]
     if seen.status_code == 200 and any(name in f"{seen.headers}{seen.text}" for name in owners):
-        yield "a stranger's list has something of the owner's"
+        yield "a stranger's list contains the owner's data"
     for link in _link_targets(response):
         _context.met[CURSOR_OF_STRANGER.name] += 1
         answer = _context.send("GET", link, _context.stranger.token)
@@ -217,7 +217,7 @@ def response_format(ctx: CheckContext, response: Response, case: Case[Any]) -> N
         cross_origin = _context.send(
             "GET", response.request.path_url, _context.owner.token, Origin=UNKNOWN_ORIGIN
         )
-        _expect("Access-Control-Allow-Origin" not in cross_origin.headers, "any origin may read")
+        _expect("Access-Control-Allow-Origin" not in cross_origin.headers, "a foreign origin is allowed")
     _context.met[RESPONSE.name] += 1
 
 
@@ -247,7 +247,7 @@ def effects(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     if response.status_code < 300:
         _expect(
             response_checks.accepts_query(case, response.request),
-            "an unknown query parameter, or one twice, is taken",
+            "an unknown or repeated query parameter was accepted",
         )
         operation = _OPERATIONS.get(case.operation.label)
         if operation is not None:

@@ -33,6 +33,7 @@ from tests.environment import ROOT, make_settings
 from tests.fuzz import checks, probes, setups
 from tests.fuzz.context import FuzzContext, Worker
 from tests.fuzz.lab import SET_UPS, Service
+from tests.fuzz.prober import PROBES
 from tests.fuzz.schema_coverage import SchemaCoverage
 from tests.fuzz.signers import SharedSecret
 from tests.fuzz.situations import SITUATIONS, unmet
@@ -84,11 +85,18 @@ def fuzz(
 
 
 def run_situation(name: str, database: URL, folder: Path) -> list[str]:
-    """Run one probe or set-up; its failures. Before a probe, the database gets the usual tasks."""
+    """Run one probe or set-up; its failures. Before a probe, the database gets the usual tasks.
+
+    Raises LookupError if there is none of this name.
+    """
+    if name not in {*PROBES, *SET_UPS}:
+        raise LookupError(f"no probe and no set-up is named {name!r}")
     with _run(database, folder, database) as run:
         if name in SET_UPS:
-            return setups.run(run.lab, stop_at_first=True, only=name)
-        return run.probe(stop_at_first=True, only=name)
+            failures = setups.run(run.lab, stop_at_first=True, only=name)
+        else:
+            failures = run.probe(stop_at_first=True, only=name)
+        return failures or [*unmet(run.context.met, [SITUATIONS[name]])]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def check_create(after: Row, sent: Fields, owner: str) -> Iterator[str]:
     expected = {**DEFAULTS, **_as_stored(sent), "user_id": owner, "version": 1, "deleted_at": None}
     yield from _differences(expected, after)
     if UUID(after["id"]).version != 7:
-        yield "the id is no UUIDv7"
+        yield "the id is not a UUIDv7"
     if after["updated_at"] != after["created_at"]:
         yield "updated_at of a new task is not its created_at"
     yield from _check_completed_at(None, after)
@@ -61,7 +61,7 @@ def check_operation(
 ) -> Iterator[str]:
     """Check a successful operation on one task."""
     if before is None or before["deleted_at"] is not None:
-        yield "a task that is not there was answered"
+        yield "the response has a task that does not exist"
         return
     if after is None:
         yield "the row is gone"
@@ -72,7 +72,7 @@ def check_operation(
     elif changes:
         yield from _check_update(before, after, changes)
     elif before != after:
-        yield "what only reads changed the task"
+        yield "a read changed the task"
 
 
 def _check_delete(before: Row, after: Row) -> Iterator[str]:

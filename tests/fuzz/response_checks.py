@@ -127,7 +127,7 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
             yield f"the header {name} of a {response.status_code} is {value!r}"
     optional = _OPTIONAL | _PREFLIGHT_HEADERS if is_preflight else _OPTIONAL
     for name in response.headers.keys() - expected.keys() - _SERVER_HEADERS - optional:
-        yield f"nothing is said of a header {name}"
+        yield f"the specification does not list the header {name}"
     if "Origin" not in ", ".join(response.headers.get("vary", [])):
         yield "the answer does not vary by Origin"
 
@@ -185,7 +185,7 @@ def leaks(response: Response, secrets: Iterable[str]) -> Iterator[str]:
         yield "the answer holds a secret"
     if response.status_code >= 400:
         if _INTERNALS.search(text):
-            yield "the error tells of the inside"
+            yield "the error reveals internals"
         if _echoes(response.request, body):
             yield "the error repeats a value of the request"
 

@@ -93,12 +93,12 @@ class PublishedKey:
 def encode(secret: str, claims: Claims, **header: object) -> str:
     """Sign with HS256, without validating the claims, the header or the secret."""
     signed = f"{encode_part({'alg': 'HS256', 'typ': 'JWT', **header})}.{encode_part(claims)}"
-    return f"{signed}.{_base64(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
+    return f"{signed}.{encode_base64(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
 
 
 def encode_part(document: Claims) -> str:
     """A header or a payload in base64."""
-    return _base64(json.dumps(document).encode())
+    return encode_base64(json.dumps(document).encode())
 
 
 def decode_part(part: str) -> dict[str, object]:
@@ -106,5 +106,5 @@ def decode_part(part: str) -> dict[str, object]:
     return document
 
 
-def _base64(data: bytes) -> str:
+def encode_base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

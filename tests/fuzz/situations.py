@@ -33,7 +33,10 @@ def unmet(met: Mapping[str, int], situations: Iterable[Situation]) -> Iterator[s
     """The situations that were met too rarely, with both counts."""
     for each in situations:
         if met.get(each.name, 0) < each.at_least:
-            yield f"{each.name}: {met.get(each.name, 0)} of at least {each.at_least}"
+            yield (
+                f"{each.name}: met {met.get(each.name, 0)} times, at least {each.at_least} expected"
+                f" [{', '.join(each.clauses)}]"
+            )
 
 
 def report(met: Mapping[str, int], situations: Iterable[Situation]) -> str:

@@ -1,7 +1,8 @@
 """Runs the contract fuzz on the code in the current directory.
 
-python -m tests.planting.probe [SITUATION …] — prints one line of JSON, see `Finding`. With situations, only
-their probes and set-ups run. TEST_DATABASE_URL may name a server to use; otherwise the run starts its own.
+python -m tests.planting.probe [SITUATION …] — prints a line of JSON with a list, see `Finding`.
+With situations, only their probes and set-ups run, each on a database of its own. TEST_DATABASE_URL
+may name a server to use; otherwise the run starts its own.
 """
 
 import json
@@ -21,7 +22,7 @@ class Finding:
     what: str = ""
 
 
-def run(*situations: str) -> Finding:
+def run(*situations: str) -> list[Finding]:
     # Imported only now, so that an error in the imported code is a finding.
     from alembic import command  # noqa: PLC0415
     from sqlalchemy import make_url  # noqa: PLC0415
@@ -35,21 +36,22 @@ def run(*situations: str) -> Finding:
     with ExitStack() as stack:
         given = os.environ.get("TEST_DATABASE_URL")
         server = make_url(given) if given else stack.enter_context(temporary_server())
-        database = stack.enter_context(new_database(server))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        alembic(database, command.upgrade, "head")
-        found: list[str] = []
-        for name in situations:
-            found = found or run_situation(name, database, folder)
-        if not situations:
-            report = fuzz(database, folder, stop_at_first=True)
-            # An error in a check, such as an unreadable response, is a finding too.
-            found = [*report.failures, *(f"an error in a check: {error}" for error in report.errors)]
-    check, _, what = found[0].partition(": ") if found else ("", "", "")
-    return Finding(check or None, what[:500])
+        findings = []
+        for name in situations or ("",):
+            with new_database(server) as database, tempfile.TemporaryDirectory() as folder:
+                alembic(database, command.upgrade, "head")
+                if name:
+                    found = run_situation(name, database, Path(folder))
+                else:
+                    report = fuzz(database, Path(folder), stop_at_first=True)
+                    # An error in a check, such as an unreadable response, is a finding too.
+                    found = [*report.failures, *(f"an error in a check: {error}" for error in report.errors)]
+            check, _, what = found[0].partition(": ") if found else ("", "", "")
+            findings.append(Finding(check or None, what[:500]))
+    return findings
 
 
-def main() -> Finding:
+def main() -> list[Finding]:
     try:
         return run(*sys.argv[1:])
     except (Exception, SystemExit) as error:
@@ -57,8 +59,8 @@ def main() -> Finding:
         # import of its module may have failed.
         if type(error).__qualname__ == "Failure":
             raise
-        return Finding("does not start", f"{type(error).__name__}: {error}"[:500])
+        return [Finding("does not start", f"{type(error).__name__}: {error}"[:500])]
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(main())), file=sys.stdout)
+    print(json.dumps([asdict(finding) for finding in main()]), file=sys.stdout)

@@ -101,24 +101,26 @@ def by_contract_fuzz(changed: Changed, workspace: Workspace, first: str = "") ->
     finding = Finding(None)
     with workspace.plant(changed):
         if first:
-            finding = _probe(workspace, server, SITUATION_SECONDS, first)
+            [finding] = _probe(workspace, server, SITUATION_SECONDS, first)
         if finding.caught_by is None:
             finding = fuzz(workspace, server)
     return Verdict(seconds=_since(started), **asdict(finding))
 
 
 def fuzz(workspace: Workspace, server: str = "") -> Finding:
-    return _probe(workspace, server, FUZZ_SECONDS)
+    [finding] = _probe(workspace, server, FUZZ_SECONDS)
+    return finding
 
 
-def _probe(workspace: Workspace, server: str, seconds: float, *situation: str) -> Finding:
-    arguments = ["-m", "tests.planting.probe", *situation]
+def _probe(workspace: Workspace, server: str, seconds: float, *situations: str) -> list[Finding]:
+    """One finding for each of the situations, or one for the whole fuzz."""
+    arguments = ["-m", "tests.planting.probe", *situations]
     done = run_python(arguments, workspace.root, seconds, TEST_DATABASE_URL=server)
     if done.timed_out:
-        return Finding(TIMEOUT)
+        return [Finding(TIMEOUT)]
     if done.returncode:
         raise Inconclusive(done.output[-2000:])
-    return Finding(**json.loads(done.output.splitlines()[-1]))
+    return [Finding(**each) for each in json.loads(done.output.splitlines()[-1])]
 
 
 def by_unit_tests(
@@ -177,7 +179,7 @@ def _require_passing(test: str, workspace: Workspace) -> None:
 
 
 def failing(tests: Sequence[str], situations: Sequence[str], workspace: Workspace) -> set[str]:
-    """Those of the tests, and the first of the situations, that fail without a change."""
+    """Those of the tests, and what fails of the situations, without a change."""
     server, found = _server({}, workspace), set()
     if tests:
         done = _pytest(workspace, tests, server, stop=False)
@@ -185,7 +187,10 @@ def failing(tests: Sequence[str], situations: Sequence[str], workspace: Workspac
         if caught_by(done) and not found:
             raise Inconclusive(done.output[-2000:])
     if situations:
-        found.add(_probe(workspace, server, FUZZ_SECONDS, *situations).caught_by or "")
+        findings = _probe(workspace, server, FUZZ_SECONDS, *situations)
+        if findings == [Finding(TIMEOUT)]:
+            raise Inconclusive("the situations without a change take too long")
+        found |= {each.caught_by for each in findings if each.caught_by}
     return found
 
 
@@ -218,7 +223,8 @@ def caught_by(done: Done) -> str | None:
         return failed[1]
     if done.returncode == 0:
         return None
-    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+    nothing = ("ERROR: not found:", "ERROR: file or directory not found:")
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED or any(each in done.output for each in nothing):
         raise Inconclusive(f"no test ran: {done.output[-2000:]}")
     if "tools.postgres.Failure" in done.output or "embedded PostgreSQL failed" in done.output:
         raise Inconclusive(done.output[-2000:])

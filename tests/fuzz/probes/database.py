@@ -141,13 +141,16 @@ def rows_at_and_beyond_each_constraint(prober: Prober) -> None:
     _expect_state(prober, stranger, _insert(stranger, "id", f"'{existing}'"), None)
 
 
-@probe("schema.index", "schema.plans", at_least=2)
+@probe("schema.index", "schema.plans", at_least=3)
 def the_plan_of_a_list(prober: Prober) -> None:
-    """With sequential scans and sorts discouraged, neither is left if an index serves the list."""
-    for condition in ("", "AND completed"):
+    """With sequential scans and sorts discouraged, only an index scan without a sort is left."""
+    for condition in ("", "AND completed", "AND NOT completed"):
         prober.met()
         plan = _plan(prober.context.sql, condition)
         prober.expect("Seq Scan" not in plan and "Sort" not in plan, f"a list is planned as {plan}")
+    indexes = prober.context.query("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
+    wanted = "(user_id, completed, id) WHERE (deleted_at IS NULL)"
+    prober.expect(any(wanted in index for (index,) in indexes), f"no index has {wanted}")
 
 
 def _plan(sql: Sql, condition: str) -> str:

@@ -1,6 +1,7 @@
 """Probes of what users see of each other, and of writes that race."""
 
 import json
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -112,11 +113,16 @@ def writers_of_one_task_at_once(prober: Prober) -> None:
     before = context.row(uuid.UUID(task))
     assert before is not None
 
+    together = threading.Barrier(WRITERS)
+
     def write(writer: int) -> list[dict[str, Any]]:
+        together.wait()
         return [_patch(prober, task, f"Writer {writer}, write {number}") for number in range(WRITES_EACH)]
 
     with ThreadPoolExecutor(WRITERS) as threads:
         written = [each for answers in threads.map(write, range(WRITERS)) for each in answers]
+    for _ in written:
+        prober.met()
     written.sort(key=lambda each: int(each["version"]))
     versions = [each["version"] for each in written]
     first = before["version"] + 1
@@ -141,6 +147,7 @@ def a_write_that_waits_for_another(prober: Prober) -> None:
         other("UPDATE tasks SET updated_at = %s, version = version + 1 WHERE id = %s", changed, task)
         other("COMMIT")
         other.close()
+    prober.met()
     answer = expected_effects.parse_timestamps(waiting.result())
     for name in ("updated_at", "completed_at"):
         prober.expect(answer[name] > changed, f"{name} is before the change that the write waited for")
@@ -154,9 +161,11 @@ def _is_waiting(prober: Prober) -> bool:
 
 
 def _patch(prober: Prober, task: str, title: str, **fields: object) -> dict[str, Any]:
-    answer: dict[str, Any] = prober.accept(
-        200, "PATCH", f"{TASKS}/{task}",
+    response = prober.request(
+        "PATCH", f"{TASKS}/{task}",
         token=prober.context.owner, content=json.dumps({"title": title, **fields}).encode(),
         headers=JSON,
-    ).json()  # fmt: skip
+    )  # fmt: skip
+    prober.expect(response.status_code == 200, f"the status is {response.status_code}", response)
+    answer: dict[str, Any] = response.json()
     return answer

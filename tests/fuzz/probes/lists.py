@@ -50,7 +50,7 @@ BAD_CURSORS = (
     "A" * 31 + "=",
     "A" * 31 + "\n",
     "é" * 32,
-    "A" * 5_000,
+    "A" * 3_900,
 )
 
 
@@ -89,7 +89,7 @@ def _expect_link(prober: Prober, link: str, query: str, response: Response) -> N
 
 
 @probe("tasks.list.order", "tasks.list.limit", "tasks.list.completed", "tasks.list.next", "tasks.list.paging",
-       "tasks.list.own", at_least=60)  # fmt: skip
+       "tasks.list.own", at_least=150)  # fmt: skip
 def pages_of_every_size(prober: Prober) -> None:
     """From one task on a page to all of them, one more, and one less."""
     owner = prober.context.owner
@@ -155,10 +155,7 @@ def a_cursor_that_is_not_of_this_list(prober: Prober) -> None:
 def a_cursor_of_the_wrong_form(prober: Prober) -> None:
     for cursor in BAD_CURSORS:
         path = f"{TASKS}?cursor={quote(cursor)}"
-        if len(path) < 4_000:
-            prober.refuse(400, "invalid-cursor", "GET", path, token=prober.context.owner)
-        else:
-            prober.met()
+        prober.refuse(400, "invalid-cursor", "GET", path, token=prober.context.owner)
 
 
 @probe("tasks.list.limit", "tasks.list.completed", "problems.errors", at_least=26 + len(VALID))
@@ -210,4 +207,6 @@ def a_page_of_exactly_the_bytes_allowed(prober: Prober) -> None:
         listed = len(page.json())
         prober.expect(listed == EXACT_TASKS - (not whole), f"the page has {listed} tasks", page)
         prober.expect(("Link" in page.headers) is not whole, "the Link does not agree with the page", page)
-        prober.expect(not whole or len(page.content) == MAXIMUM_BYTES, "the page is smaller", page)
+        prober.expect(
+            not whole or len(page.content) == MAXIMUM_BYTES, "the page has fewer bytes than the limit", page
+        )

@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 from httpx2 import Response
 
-from problems import TYPES
 from tests.environment import ROOT
 from tests.fuzz.prober import Prober, probe, valid
 from tests.fuzz.routes import route_of
 from tests.operations import ID, ON_ONE_TASK, OPERATIONS, methods_of
 from tests.support import TASKS
+from tests.wording import TITLES
 
 ASSET_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -128,13 +128,13 @@ def _comparable(response: Response) -> dict[str, str]:
     "health.anonymous",
     "problems.type",
     "contract.openapi",
-    at_least=3 + len(TYPES),
+    at_least=3 + len(TITLES),
 )
 def a_request_that_needs_no_token(prober: Prober) -> None:
     for name, status in (("live", "live"), ("ready", "ready")):
         response = prober.accept(200, "GET", f"/health/{name}")
         prober.expect(response.json() == {"status": status}, f"/health/{name} has {response.text}", response)
-    for name in TYPES:
+    for name in TITLES:
         response = prober.accept(200, "GET", f"/problems/{name}")
         plain = response.headers.get("Content-Type", "").startswith("text/plain")
         prober.expect(

@@ -9,7 +9,7 @@ from tests.fuzz.prober import JSON, Headers, Prober, probe, valid
 from tests.fuzz.response_checks import INVALID_TOKEN
 from tests.fuzz.signers import decode_part, encode_part
 from tests.operations import OPERATIONS, Operation
-from tests.support import TASKS
+from tests.support import TASKS, wait_until
 
 LEEWAY = 30
 SLACK = 10
@@ -190,7 +190,6 @@ def an_invalid_request_without_a_token(prober: Prober) -> None:
     "auth.sub",
     "auth.bearer",
     "auth.scope.none",
-    "auth.cache",
     "task.owner",
     at_least=40,
 )
@@ -218,7 +217,17 @@ def a_token_just_within_the_limits(prober: Prober) -> None:
         prober.accept(200, "GET", TASKS, token=context.owner, scheme=scheme)
 
 
-@probe("auth.sub-opaque", "tasks.list.own", "tasks.isolation", at_least=6)
+@probe("auth.cache", "auth.exp", at_least=2)
+def a_token_that_expires_in_the_cache(prober: Prober) -> None:
+    context = prober.context
+    owner, now = context.owner.id, context.now()
+    user = User(owner, context.mint(owner, iat=now - 3600, exp=now - LEEWAY + 3))
+    prober.accept(200, "GET", TASKS, token=user)
+    wait_until(lambda: prober.request("GET", TASKS, token=user).status_code == 401, "it never expires")
+    prober.refuse(401, "unauthorized", "GET", TASKS, token=user)
+
+
+@probe("auth.sub-opaque", "tasks.list.own", "tasks.isolation", at_least=12)
 def a_user_id_that_looks_like_the_owners(prober: Prober) -> None:
     context = prober.context
     owner = context.owner.id
