@@ -36,7 +36,7 @@ check: $(INSTALLED) ## check format, lint and types, and run all tests, as CI do
 	@$(BIN)/mypy
 	@$(PYTEST) $(ARGS)
 
-fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 seconds, SEED=…)
+fuzz: $(INSTALLED) ## fuzz a live server against specs/openapi.json (BUDGET=60 seconds, SEED=…, ONLY=… for some probes)
 	@$(BIN)/python -m tests.fuzz.live
 
 faults: $(INSTALLED) ## run mutation tests: plant each known fault and report which check or test catches it (ONLY=…)

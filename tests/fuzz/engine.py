@@ -1,4 +1,4 @@
-"""Runs the probes and Schemathesis in this process, deterministically, with all phases and checks.
+"""Runs probes, set-ups and Schemathesis in this process, deterministically, with all its phases.
 
 `make fuzz` runs it over HTTP, randomly and within a time budget: see `live`.
 """

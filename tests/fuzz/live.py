@@ -1,11 +1,11 @@
 """`make fuzz`: the contract fuzz over HTTP, against gunicorn as the Procfile starts it.
 
-Runs the probes and Schemathesis, then the set-ups, then the probes again with published keys,
-with one worker, through PgBouncer, where it is installed, and with the rate limits in Redis.
+Runs the probes, then the set-ups, then the probes again with published keys, with one worker,
+through PgBouncer, where it is installed, and with the rate limits in Redis, and last Schemathesis.
 
-BUDGET is the time in seconds, SEED repeats a run. The reports (HTML and JUnit)
-are in build/fuzz/. The checks send their own requests to a second service on
-the same database.
+BUDGET is the time for Schemathesis in seconds, SEED repeats its requests. ONLY runs a few probes or
+set-ups instead, see `one`. The reports are in build/fuzz/. The checks send their own requests to a
+second service on the same database.
 """
 
 import json
@@ -28,7 +28,7 @@ from sqlalchemy import URL, make_url
 from tests.auth.key_server import SigningKey, key_server
 from tests.chaos.servers import running_redis
 from tests.environment import MISSING, NO_LIMIT, find_program, libpq_url, new_database
-from tests.fuzz import checks, probes, setups, situations
+from tests.fuzz import checks, one, probes, setups, situations
 from tests.fuzz.context import FuzzContext, Worker
 from tests.fuzz.lab import Service
 from tests.fuzz.prober import PROBES
@@ -49,6 +49,8 @@ CONTEXT_VARIABLE = "FUZZ_CONTEXT"
 
 def main() -> int:
     serve.end_on_signals()
+    if only := os.environ.get("ONLY"):
+        return one.main(only)
     shutil.rmtree(REPORTS, ignore_errors=True)
     (REPORTS / "set-ups").mkdir(parents=True)
     try:

@@ -27,16 +27,16 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 UNREACHED: Mapping[str, str] = {
     "status 408": "is about a client that stops sending: tests/process/test_connections.py",
-    "status 431": "is enforced by gunicorn, below HTTP: tests/hostile",
+    "status 431": "is sent by gunicorn's parser: tests/hostile",
     "/health/live: status 500": "needs a bug: tests/http/test_problems.py",
-    "/health/live: status 503": "needs a database that hangs: tests/database/test_hung_connections.py",
+    "/health/live: status 503": "needs threads that are all stuck: tests/database/test_hung_connections.py",
     "/health/ready: status 500": "needs a bug: tests/http/test_problems.py",
     "/problems/{name}: status 500": "needs a bug: tests/http/test_problems.py",
-    "task_id: type violated": "does not exist: every path segment is a string",
-    "name: type violated": "does not exist: every path segment is a string",
-    "cursor: type violated": "does not exist: every query value is a string",
+    "task_id: type violated": "cannot be violated: every path segment is a string",
+    "name: type violated": "cannot be violated: every path segment is a string",
+    "cursor: type violated": "cannot be violated: every query value is a string",
 }
-"""Why a part of the contract, whose name contains this, is not reached."""
+"""Why a part of the contract, whose name ends with this, is not reached."""
 
 
 class SchemaCoverage:

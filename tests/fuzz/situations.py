@@ -50,16 +50,16 @@ def report(met: Mapping[str, int], situations: Iterable[Situation]) -> str:
 
 
 _PROCESS = "needs a process of its own: tests/process"
-_CONNECTION = "is enforced by gunicorn, below HTTP: tests/hostile and tests/process"
-_INTERNAL = "is about what happens inside: tests/database"
+_CONNECTION = "is enforced by gunicorn's parser and protocol: tests/hostile and tests/process"
+_INTERNAL = "counts messages and threads inside the service: tests/database"
 _MIGRATIONS = "is about migrations: tests/database/test_migrations.py"
 _TOOLS = "is about tools that read the document: tests/contract_tools"
 
 OUT_OF_SIGHT: Mapping[str, str] = {
     "auth.jwks.refresh": "takes four minutes: tests/auth/test_published_keys.py",
-    "auth.signed-out": "is about the absence of a request: tests/better_auth",
+    "auth.signed-out": "needs a session that ends: tests/better_auth",
     "limits.lists": "needs clients that do not read: tests/process/test_connections.py",
-    "limits.memory": "is about what happens inside: tests/auth/test_rate_limits.py",
+    "limits.memory": "needs more users than a window table holds: tests/auth/test_rate_limits.py",
     "tasks.round-trip": _INTERNAL,
     "tasks.one-hop": _INTERNAL,
     "http.unread-body": _CONNECTION,
@@ -72,15 +72,15 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "http.pieces": _CONNECTION,
     "http.malformed-framing": _CONNECTION,
     "problems.http-exception": "is about routes that the service does not have: tests/http/test_problems.py",
-    "health.live.stuck": "needs a database that hangs: tests/database",
+    "health.live.stuck": "needs threads that are all stuck: tests/database/test_hung_connections.py",
     "health.ready.once": "is counted in PostgreSQL: tests/http/test_health.py",
     "contract.lint": _TOOLS,
     "contract.clients": _TOOLS,
     "contract.fuzz": "is this run with default settings: tests/contract_tools",
-    "process.settings": _PROCESS,
+    "process.settings": "is about the start of the service: tests/test_settings.py",
     "process.database-absent": _PROCESS,
-    "process.tls": _PROCESS,
-    "process.logs.prompt": _PROCESS,
+    "process.tls": "is about settings: tests/test_settings.py",
+    "process.logs.prompt": "is about the time of writing: tests/http/test_logs.py",
     "process.logs.trace": _PROCESS,
     "process.tracing": _PROCESS,
     "process.stop": _PROCESS,
@@ -89,6 +89,6 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "schema.role.created": _MIGRATIONS,
     "schema.scope": _INTERNAL,
     "schema.migrations.": _MIGRATIONS,
-    "schema.url": _MIGRATIONS,
+    "schema.url": "is about settings: tests/test_settings.py and tests/process/test_procfile.py",
 }
 """Why a clause, or all clauses that begin like this, have no situation."""

@@ -139,7 +139,7 @@ def a_pool_that_is_exhausted(lab: Lab) -> None:
         first.result()
 
 
-@set_up("problems.unavailable", "tasks.isolation.writes", at_least=len(ON_ONE_TASK) - 1)
+@set_up("problems.unavailable", at_least=len(ON_ONE_TASK) - 1)
 def a_task_that_is_locked(lab: Lab) -> None:
     """A write waits for a lock until the statement's timeout, and then changes nothing; a read does not."""
     lock = Sql(lab.context.database)
