@@ -106,9 +106,9 @@ def assert_unauthorized(response: Response, description: str | None) -> None:
         assert challenge == f'Bearer error="invalid_token", error_description="{description}"'
 
 
-def wait_until(condition: Callable[[], object], otherwise: str) -> None:
-    """Poll a condition for at most 30 seconds; fail with the message `otherwise`."""
-    deadline = time.monotonic() + 30
+def wait_until(condition: Callable[[], object], otherwise: str, *, seconds: float = 30) -> None:
+    """Poll a condition for at most this time; fail with the message `otherwise`."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.02)

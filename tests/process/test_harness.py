@@ -27,7 +27,7 @@ HOLD_SERVER = (
     "with temporary_server() as url: print(url, flush=True); sys.stdin.read()"
 )
 FUZZ, FAULTS, MUTANTS = ("tests.fuzz.live",), ("tests.faults",), ("tests.mutants",)
-TEST = ("pytest", "-p", "no:cacheprovider", "-n", "2", "tests/tasks")
+TEST = ("pytest", "-p", "no:cacheprovider", "-n", "2", "tests/tasks/test_fields.py")
 
 
 def interrupt_from_terminal(process: subprocess.Popen[str]) -> None:
@@ -75,7 +75,7 @@ def test_an_interrupted_run_leaves_no_process(
 ) -> None:
     with start_process(clone, "-m", *command) as process:
         # Wait until a server and its clients run.
-        wait_until(lambda: len(processes_in(clone)) > 8, "it never began")
+        wait_until(lambda: len(processes_in(clone)) > 8, "it never began", seconds=120)
         interrupt(process)
         process.communicate(timeout=TIMEOUT_SECONDS)
         wait_for_processes_to_exit(clone)
