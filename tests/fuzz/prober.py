@@ -161,9 +161,16 @@ class Prober:
     def fail(self, what: str, response: Response | None = None, of: Situation | None = None) -> None:
         """Report a violation of the clauses of the current probe, or of another situation."""
         violated = of or self.current
-        repeat = f"\n    {as_curl(response)}" if response is not None else ""
+        repeat = f"\n    {self._as_curl(response)}" if response is not None else ""
         settings = f"\n    with {self.settings}" if self.settings else ""
         self.failures.append(f"{violated.name}: {what} [{', '.join(violated.clauses)}]{settings}{repeat}")
+
+    def _as_curl(self, response: Response) -> str:
+        sent = self.sent.get(response.request.headers.get("X-Request-ID", ""))
+        user = sent.user_id if sent else None
+        if user is None:
+            return as_curl(response)
+        return f"TOKEN=$(make token SUB={shlex.quote(user)}); {as_curl(response, user)}"
 
     def expect(self, condition: object, otherwise: str, response: Response | None = None) -> None:
         if not condition:
@@ -216,14 +223,14 @@ def probe(*clauses: str, at_least: int = 1) -> Callable[[Callable[[Prober], None
     return declare
 
 
-def as_curl(response: Response) -> str:
-    """The command that repeats a request, with the token in a variable and a long body cut."""
+def as_curl(response: Response, user: str | None = None) -> str:
+    """The command that repeats a request, with a user's own token in a variable and a long body cut."""
     request = response.request
     method = ["--head"] if request.method == "HEAD" else ["-X", request.method]
     arguments = ["curl", "-i", *method, str(request.url)]
     for name, value in request.headers.multi_items():
         if name not in {"host", "content-length", "connection", "accept", "accept-encoding", "user-agent"}:
-            is_token = name == "authorization" and value.startswith("Bearer ")
+            is_token = user is not None and name == "authorization"
             arguments += ["-H", f"{name}: {'Bearer $TOKEN' if is_token else value}"]
     body = _text(request.content if hasattr(request, "_content") else b"(a streamed body)")
     if body:
