@@ -58,7 +58,6 @@ _TOOLS = "is about tools that read the document: tests/contract_tools"
 OUT_OF_SIGHT: Mapping[str, str] = {
     "auth.jwks.refresh": "takes four minutes: tests/auth/test_published_keys.py",
     "auth.signed-out": "needs a session that ends: tests/better_auth",
-    "limits.lists": "needs clients that do not read: tests/process/test_connections.py",
     "limits.memory": "needs more users than a window table holds: tests/auth/test_rate_limits.py",
     "tasks.round-trip": _INTERNAL,
     "tasks.one-hop": _INTERNAL,

@@ -3,6 +3,7 @@
 import itertools
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from httpx2 import Response
 
@@ -10,6 +11,7 @@ from tests.chaos.servers import running_redis
 from tests.fuzz.context import User
 from tests.fuzz.lab import Lab, refuse_each_operation, set_up
 from tests.fuzz.prober import Prober, valid
+from tests.fuzz.setups.database import behind_proxy
 from tests.operations import OPERATIONS
 from tests.support import TASKS, wait_until
 
@@ -19,6 +21,7 @@ LIMITS = {
     "RATE_LIMIT_AUTH_FAILURES": f"{FAILURES}/minute",
 }
 DEFAULT_FAILURES = 60
+LISTS = 20
 NOT_REDIS = "redis://127.0.0.1:1"
 
 
@@ -161,3 +164,28 @@ def the_usual_limit_of_failures(lab: Lab) -> None:
         for _ in range(DEFAULT_FAILURES):
             fail(prober, 401)
         expect_limited(prober, fail(prober, 429), "auth-failures", DEFAULT_FAILURES, begun)
+
+
+@set_up("limits.lists", "limits.headers", at_least=3)
+def a_user_with_many_lists_in_progress(lab: Lab) -> None:
+    """Each list waits for a connection of its own to open."""
+    long = {"DB_CONNECT_TIMEOUT": "20", "DB_STATEMENT_TIMEOUT": "20"}
+    user, policy = lab.user(), f'"concurrent-lists";q={LISTS};qu="concurrent-requests"'
+    with (
+        behind_proxy(lab, DB_POOL_SIZE=str(LISTS), **long) as (proxy, prober),
+        ThreadPoolExecutor(LISTS) as threads,
+    ):
+        proxy.held = True
+        headers = {"Authorization": f"Bearer {user.token}"}
+        running = [threads.submit(prober.client.get, TASKS, headers=headers) for _ in range(LISTS)]
+        try:
+            wait_until(lambda: proxy.connections_opened == LISTS, "the lists do not begin")
+            for _ in range(2):
+                limited = prober.refuse(429, "too-many-requests", "GET", TASKS, token=user)
+                found = limited.headers.get("RateLimit-Policy")
+                prober.expect(found == policy, f"the policy is {found!r}", limited)
+        finally:
+            proxy.held = False
+        statuses = {each.result().status_code for each in running}
+        prober.expect(statuses == {200}, f"lists up to the limit get {statuses}")
+        prober.accept(200, "GET", TASKS, token=user)
