@@ -82,6 +82,7 @@ _PROBLEMS: Mapping[str, int] = {
     "internal-error": 500,
     "unavailable": 503,
 }
+_LOCATIONS = {"pointer", "parameter", "header"}
 _CONTRACT = json.loads((ROOT / "specs/openapi.json").read_text())
 _PROBLEM = jsonschema_rs.validator_for(
     {**_CONTRACT["components"]["schemas"]["Problem"], "components": _CONTRACT["components"]}
@@ -165,6 +166,10 @@ def check_problem(response: Response) -> Iterator[str]:
         yield "the problem does not name its request"
     if ("errors" in problem) != (response.status_code == 422):
         yield "errors belong to a 422, and only to it"
+    if not all(
+        each.keys() - _LOCATIONS == {"detail"} and len(each) == 2 for each in problem.get("errors", ())
+    ):
+        yield "an error does not have exactly a detail and a location"
     yield from check_wording(problem)
 
 

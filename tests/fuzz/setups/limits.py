@@ -15,7 +15,7 @@ from tests.fuzz.setups.database import behind_proxy
 from tests.operations import OPERATIONS
 from tests.support import TASKS, wait_until
 
-QUANTITY, FAILURES = len(OPERATIONS) + 2, 3
+QUANTITY, FAILURES = len(OPERATIONS) + 3, 3
 LIMITS = {
     "RATE_LIMIT_REQUESTS": f"{QUANTITY}/minute",
     "RATE_LIMIT_AUTH_FAILURES": f"{FAILURES}/minute",
@@ -47,6 +47,8 @@ def use_up(probers: list[Prober], user: User) -> float:
         next(turns).accept(status, operation.method, operation.url(), **valid(operation, user))
     for status, query in ((422, "?limit=0"), (404, "/018f0000-0000-7000-8000-000000000000")):
         next(turns).accept(status, "GET", TASKS + query, token=user)
+    limited = User(user.id, next(turns).context.mint(user.id, scope="openid"))
+    next(turns).refuse(403, "insufficient-scope", "GET", TASKS, token=limited)
     return begun
 
 
