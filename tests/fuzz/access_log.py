@@ -16,8 +16,8 @@ LATEST_SECONDS = 60
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
 
 
-def check_access_log(prober: Prober, log: Path, start: int = 0) -> int:
-    """Each request has exactly one line, with exactly the specified members; the number of lines.
+def check_access_log(prober: Prober, log: Path, start: int = 0) -> dict[str, dict[str, Any]]:
+    """Each request has exactly one line, with exactly the specified members; the lines by request ID.
 
     The lines of the service are behind the first `start` bytes of the log.
     """
@@ -27,7 +27,7 @@ def check_access_log(prober: Prober, log: Path, start: int = 0) -> int:
             lambda: prober.sent.keys() <= _logged(log, start).keys(), "a request has no line in the log"
         )
     lines = _logged(log, start)
-    too_long = 0
+    right: dict[str, dict[str, Any]] = {}
     for request_id, sent in prober.sent.items():
         found = lines.get(request_id, [])
         if len(found) != 1:
@@ -35,10 +35,8 @@ def check_access_log(prober: Prober, log: Path, start: int = 0) -> int:
             continue
         for problem in _wrong(found[0], sent):
             prober.fail(f"the log line of {sent.method} {sent.path} {problem}")
-        too_long += found[0]["duration_ms"] > sent.milliseconds + 1
-    # A service may be interrupted between sending a response and taking the time.
-    prober.expect(too_long <= len(prober.sent) / 5, f"{too_long} durations are longer than the request took")
-    return sum(len(lines.get(request_id, ())) for request_id in prober.sent)
+        right[request_id] = found[0]
+    return right
 
 
 def _logged(log: Path, start: int) -> dict[str, list[dict[str, Any]]]:
