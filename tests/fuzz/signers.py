@@ -53,7 +53,7 @@ class SharedSecret:
         return encode(self.secret, claims)
 
     def impostor(self) -> "SharedSecret":
-        return SharedSecret("another secret that nobody knows")
+        return SharedSecret("a secret that the service does not know")
 
     def forgeries(self, claims: Claims) -> Iterator[tuple[str, str]]:
         yield "another algorithm", jwt.encode({**claims}, self.secret, "HS512")

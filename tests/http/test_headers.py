@@ -132,7 +132,7 @@ def test_the_time_to_open_a_connection_is_waiting(serve: Serve, database_proxy: 
         answer = threads.submit(caller.get)
         wait_until(lambda: database_proxy.connections_opened, "no connection is opened")
         held_at = time.monotonic()
-        wait_until(lambda: time.monotonic() > held_at + 0.1, "time stands still")
+        wait_until(lambda: time.monotonic() > held_at + 0.1, "the clock does not advance")
         database_proxy.held = False
     timing = re.fullmatch(r"db;dur=\d+\.\d, wait;dur=(\d+\.\d)", answer.result().headers["server-timing"])
     assert timing

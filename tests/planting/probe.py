@@ -1,7 +1,7 @@
 """Runs the contract fuzz on the code in the current directory.
 
 python -m tests.planting.probe [SITUATION …] — prints a line of JSON with a list, see `Finding`.
-With situations, only their probes and set-ups run, each on a database of its own. TEST_DATABASE_URL
+With situations, only their probes and set-ups run, each on its own database. TEST_DATABASE_URL
 may name a server to use; otherwise the run starts its own.
 """
 

@@ -18,8 +18,9 @@ from tests.support import TASKS, wait_until
 from tools.postgres import free_port
 
 TIMEOUTS = {"DB_CONNECT_TIMEOUT": "1", "DB_STATEMENT_TIMEOUT": "0.5", "DB_POOL_TIMEOUT": "0.5"}
+LONG_TIMEOUTS = {"DB_CONNECT_TIMEOUT": "20", "DB_STATEMENT_TIMEOUT": "20"}
 DEADLINE = 2.5
-"""Seconds, by `problems.deadline` with these timeouts."""
+"""Seconds, by `problems.deadline` with TIMEOUTS."""
 HELD_SECONDS = 0.2
 TOLERANCE = 3
 """Seconds beyond the deadline, on a busy machine."""
@@ -107,7 +108,7 @@ def a_connection_that_opens_slowly(lab: Lab) -> None:
         first = threads.submit(prober.accept, 200, "GET", TASKS, token=user)
         wait_until(lambda: proxy.connections_opened > opened, "the request opens no connection")
         held_at = time.monotonic()
-        wait_until(lambda: time.monotonic() > held_at + HELD_SECONDS, "time stands still")
+        wait_until(lambda: time.monotonic() > held_at + HELD_SECONDS, "the clock does not advance")
         proxy.held = False
         timing = first.result().headers.get("Server-Timing", "")
         waited = float(timing.rpartition("wait;dur=")[2] or 0)
@@ -119,9 +120,8 @@ def a_connection_that_opens_slowly(lab: Lab) -> None:
 
 @set_up("problems.pool", at_least=2)
 def a_pool_that_is_exhausted(lab: Lab) -> None:
-    long = {"DB_CONNECT_TIMEOUT": "20", "DB_STATEMENT_TIMEOUT": "20"}
     with (
-        behind_proxy(lab, DB_POOL_SIZE="1", **long) as (proxy, prober),
+        behind_proxy(lab, DB_POOL_SIZE="1", **LONG_TIMEOUTS) as (proxy, prober),
         ThreadPoolExecutor() as threads,
     ):
         user = lab.user()

@@ -11,7 +11,7 @@ from tests.chaos.servers import running_redis
 from tests.fuzz.context import User
 from tests.fuzz.lab import Lab, refuse_each_operation, set_up
 from tests.fuzz.prober import Prober, valid
-from tests.fuzz.setups.database import behind_proxy
+from tests.fuzz.setups.database import LONG_TIMEOUTS, behind_proxy
 from tests.operations import OPERATIONS
 from tests.support import TASKS, wait_until
 
@@ -170,11 +170,10 @@ def the_usual_limit_of_failures(lab: Lab) -> None:
 
 @set_up("limits.lists", "limits.headers", at_least=3)
 def a_user_with_many_lists_in_progress(lab: Lab) -> None:
-    """Each list waits for a connection of its own to open."""
-    long = {"DB_CONNECT_TIMEOUT": "20", "DB_STATEMENT_TIMEOUT": "20"}
+    """Each list waits for its own connection to open."""
     user, policy = lab.user(), f'"concurrent-lists";q={LISTS};qu="concurrent-requests"'
     with (
-        behind_proxy(lab, DB_POOL_SIZE=str(LISTS), **long) as (proxy, prober),
+        behind_proxy(lab, DB_POOL_SIZE=str(LISTS), **LONG_TIMEOUTS) as (proxy, prober),
         ThreadPoolExecutor(LISTS) as threads,
     ):
         proxy.held = True
