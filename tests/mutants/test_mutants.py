@@ -12,7 +12,6 @@ from tests.mutants.equivalent import EQUIVALENT, NOT_OBSERVABLE
 from tests.mutants.generation import Mutant, all_mutants, mutants
 from tests.mutants.operators import OPERATORS
 from tests.planting.modules import modules
-from tests.planting.processes import run_python
 from tests.planting.verdicts import caught_by, covering_tests
 from tests.planting.workspace import Workspace
 
@@ -163,9 +162,9 @@ def test_a_planted_mutant_is_seen_by_processes_and_the_workspace_is_restored(ser
         file = workspace.root / mutant.path
         with workspace.plant({mutant.path: mutant.text}):
             assert changed_lines(mutant, file.read_text()) == ["    True,"]
-            done = run_python(
-                ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", ITS_TEST, "-k", "not pooled"],
-                workspace.root,
+            done = workspace.python.run(
+                "pytest",
+                ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", ITS_TEST, "-k", "not pooled"],
                 seconds=60,
                 TEST_DATABASE_URL=libpq_url(server_url),
             )

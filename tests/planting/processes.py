@@ -1,21 +1,28 @@
-"""Child processes in groups of their own, so that none is left when a run ends."""
+"""Runs Python modules in processes of their own, and leaves none behind when a run ends."""
 
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from types import TracebackType
+from typing import IO, Self
 
+ZYGOTE = Path(__file__).with_name("zygote.py")
 STOP_SECONDS = 30
 """Between SIGTERM, on which tests and fuzz stop their servers, and SIGKILL."""
 
 _DEFAULTS = {"TEST_DATABASE_URL": "", "PYTHONDONTWRITEBYTECODE": ""}
 """A run starts its own PostgreSQL, and keeps the bytecode of unchanged files for the next run."""
 
-_running: set[subprocess.Popen[str]] = set()
+_running: set[int] = set()
 _ended = False
 _lock = Lock()
 
@@ -27,42 +34,58 @@ class Done:
     timed_out: bool
 
 
-def run_python(arguments: Sequence[str], folder: Path, seconds: float, **variables: str) -> Done:
-    """Run Python in `folder`, for at most `seconds`.
+class Python:
+    """Runs modules in one folder, one after the other."""
 
-    Each run starts its own PostgreSQL, unless `variables` has the URL of one.
-    """
-    process = _start([sys.executable, *arguments], folder, variables)
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        return Done(process.returncode, output, timed_out=False)
-    except subprocess.TimeoutExpired:
-        return Done(1, _stop(process), timed_out=True)
-    except KeyboardInterrupt:
-        _stop(process)
-        raise
-    finally:
-        _kill(process)
-        with _lock:
-            _running.discard(process)
-
-
-def _start(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
-    with _lock:
-        if _ended:
-            raise KeyboardInterrupt
-        process = subprocess.Popen(
-            command,
+    def __init__(self, folder: Path) -> None:
+        self._zygote = subprocess.Popen(
+            [sys.executable, str(ZYGOTE)],
             cwd=folder,
-            env={**os.environ, **_DEFAULTS, **variables},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+            bufsize=0,  # `select` must see each line that has not been read.
             start_new_session=True,
         )
-        _running.add(process)
-        return process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._zygote.communicate()
+
+    def run(self, module: str, arguments: Sequence[str], seconds: float, **variables: str) -> Done:
+        """Run `python -m module`, for at most `seconds`.
+
+        Each run starts its own PostgreSQL, unless `variables` has the URL of one.
+        """
+        with tempfile.NamedTemporaryFile("r", errors="replace") as output:
+            process = self._start(module, arguments, {**os.environ, **_DEFAULTS, **variables}, output.name)
+            try:
+                timed_out = not self._ends_within(seconds)
+                if timed_out:
+                    _signal(process, signal.SIGTERM)
+                    self._ends_within(STOP_SECONDS)
+            finally:
+                _kill_group(process)
+                with _lock:
+                    _running.discard(process)
+            return Done(int(_pipe(self._zygote.stdout).readline()), output.read(), timed_out)
+
+    def _start(self, module: str, arguments: Sequence[str], environment: dict[str, str], output: str) -> int:
+        request = {"module": module, "arguments": arguments, "environment": environment, "output": output}
+        with _lock:
+            if _ended:
+                raise KeyboardInterrupt
+            _pipe(self._zygote.stdin).write(json.dumps(request).encode() + b"\n")
+            process = int(_pipe(self._zygote.stdout).readline())
+            _running.add(process)
+            return process
+
+    def _ends_within(self, seconds: float) -> bool:
+        readable, _, _ = select.select([_pipe(self._zygote.stdout)], [], [], seconds)
+        return bool(readable)
 
 
 def end_all() -> None:
@@ -71,21 +94,20 @@ def end_all() -> None:
     with _lock:
         _ended = True
         for process in _running:
-            process.terminate()
+            _signal(process, signal.SIGTERM)
 
 
-def _stop(process: subprocess.Popen[str]) -> str:
-    process.terminate()
-    try:
-        return process.communicate(timeout=STOP_SECONDS)[0]
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        return process.communicate()[0]
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def _signal(process: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+def _kill_group(process: int) -> None:
     """Kill what is left of the group, also when its first process has ended."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.environment import ROOT
 from tests.planting.modules import modules
-from tests.planting.processes import Done, run_python
+from tests.planting.processes import Done
 from tests.planting.verdicts import DOES_NOT_START, TIMEOUT, Inconclusive, caught_by, covering_tests
 from tests.planting.workspace import Workspace
 
@@ -36,9 +36,16 @@ def test_a_run_without_tests_is_no_outcome() -> None:
 
 def test_outdated_bytecode_is_not_used() -> None:
     """The files have the same size, and are written within the same second."""
-    show = ["-c", "import database; print(database.VALUE)"]
     with Workspace() as workspace:
         for value in "123":
-            with workspace.plant({"database/__init__.py": f"VALUE = {value}\n"}):
-                assert run_python(show, workspace.root, seconds=30).output.split() == [value]
-        assert "AttributeError" in run_python(show, workspace.root, seconds=30).output
+            with workspace.plant({"database/__init__.py": f"print({value})\n"}):
+                assert workspace.python.run("database.session", [], seconds=30).output.split() == [value]
+        assert workspace.python.run("database.session", [], seconds=30) == Done(0, "", timed_out=False)
+
+
+def test_a_run_that_takes_too_long_is_stopped() -> None:
+    hangs = "import signal\nsignal.pause()\n"
+    with Workspace() as workspace, workspace.plant({"models.py": hangs}):
+        assert workspace.python.run("models", [], seconds=0.5).timed_out
+        # The next run is not affected.
+        assert workspace.python.run("settings", [], seconds=30) == Done(0, "", timed_out=False)

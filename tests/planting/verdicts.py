@@ -12,7 +12,7 @@ import pytest
 
 from tests.environment import ROOT, libpq_url
 from tests.planting.probe import Finding
-from tests.planting.processes import Done, run_python
+from tests.planting.processes import Done
 from tests.planting.workspace import Workspace
 
 SITUATION_SECONDS = 60
@@ -114,8 +114,7 @@ def fuzz(workspace: Workspace, server: str = "") -> Finding:
 
 def _probe(workspace: Workspace, server: str, seconds: float, *situations: str) -> list[Finding]:
     """One finding for each of the situations, or one for the whole fuzz."""
-    arguments = ["-m", "tests.planting.probe", *situations]
-    done = run_python(arguments, workspace.root, seconds, TEST_DATABASE_URL=server)
+    done = workspace.python.run("tests.planting.probe", situations, seconds, TEST_DATABASE_URL=server)
     if done.timed_out:
         return [Finding(TIMEOUT)]
     if done.returncode:
@@ -158,12 +157,16 @@ def _server(changed: Changed, workspace: Workspace) -> str:
 
 
 def _pytest(workspace: Workspace, tests: Sequence[str], server: str, *, stop: bool = True) -> Done:
-    """Without the plug-ins of other packages, which take longer to load than most tests to run."""
-    options = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-k", NOT_THROUGH_THE_POOLER]
+    """Without the plug-ins of other packages, which take longer to load than most tests to run.
+
+    Assertions are not rewritten: pytest rejects packages that were imported before it starts.
+    """
+    options = ["-q", "--no-header", "--tb=line", "--assert=plain", "-p", "no:cacheprovider"]
+    options += ["-k", NOT_THROUGH_THE_POOLER]
     options += ["-o", f"faulthandler_timeout={TEST_SECONDS}"]
-    arguments = ["-m", "pytest", *options, *(["-x"] if stop else []), *tests]
+    arguments = [*options, *(["-x"] if stop else []), *tests]
     variables = {"TEST_DATABASE_URL": server, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return run_python(arguments, workspace.root, UNIT_SECONDS, **variables)
+    return workspace.python.run("pytest", arguments, UNIT_SECONDS, **variables)
 
 
 def _require_passing(test: str, workspace: Workspace) -> None:

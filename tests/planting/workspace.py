@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,7 @@ from typing import Self
 from sqlalchemy import URL
 
 from tests.environment import ROOT
+from tests.planting.processes import Python
 from tests.process.clone import NOT_CLONED
 
 
@@ -29,8 +30,10 @@ class Workspace:
 
     def __init__(self, server: URL | None = None) -> None:
         self.server = server
-        self._directory = tempfile.TemporaryDirectory(prefix="tasks-api-workspace-")
-        self.root = Path(self._directory.name)
+        self._stack = ExitStack()
+        folder = tempfile.TemporaryDirectory(prefix="tasks-api-workspace-")
+        self.root = Path(self._stack.enter_context(folder))
+        self.python: Python
         self._time = int(time.time()) - 1_000_000
 
     def __enter__(self) -> Self:
@@ -40,12 +43,13 @@ class Workspace:
         for installed in (ROOT / ".venv", *ROOT.glob("tests/*/node_modules")):
             if installed.exists():
                 (self.root / installed.relative_to(ROOT)).symlink_to(installed.resolve())
+        self.python = self._stack.enter_context(Python(self.root))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._directory.cleanup()
+        self._stack.close()
 
     @contextmanager
     def plant(self, changed: Mapping[str, str]) -> Iterator[None]:
