@@ -94,6 +94,8 @@ class FuzzContext:
     """How often each situation was met."""
     coverage: SchemaCoverage = field(default_factory=SchemaCoverage)
     calls: int = 0
+    last_sent: PreparedRequest | None = None
+    """To the other worker."""
 
     def __post_init__(self) -> None:
         self.owner, self.stranger, self.hoarder = (
@@ -129,12 +131,20 @@ class FuzzContext:
     def is_from_owner(self, request: PreparedRequest) -> bool:
         return request.headers.get("Authorization") == f"Bearer {self.owner.token}"
 
+    def user_id_of(self, request: PreparedRequest) -> str | None:
+        """Whose token the request carries, if it is one user's own, not limited by a scope."""
+        users = (self.owner, self.stranger, self.hoarder)
+        sent = request.headers.get("Authorization")
+        return next((user.id for user in users if sent == f"Bearer {user.token}"), None)
+
     def send(
         self, method: str, path: str, token: str | None, body: bytes | str | None = None, **headers: str
     ) -> Response:
         """Send a request to the other worker."""
         self.calls += 1
-        return self.other_worker.send(method, path, token, body, headers)
+        response = self.other_worker.send(method, path, token, body, headers)
+        self.last_sent = response.request
+        return response
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Query as a superuser, to whom row security does not apply."""

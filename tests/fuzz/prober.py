@@ -6,7 +6,6 @@ method of each path. Failures are collected with their clauses and a `curl` comm
 """
 
 import json
-import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ import requests
 from httpx2 import Client, Response
 from schemathesis import Response as CheckedResponse
 
-from tests.fuzz import response_checks
+from tests.fuzz import curl, response_checks
 from tests.fuzz.context import FuzzContext, User
 from tests.fuzz.situations import Situation, situation
 from tests.operations import Operation
@@ -26,9 +25,6 @@ from tests.support import ORIGIN, TASKS
 
 Headers = Sequence[tuple[str, str]]
 Content = bytes | Iterator[bytes] | None
-
-MAXIMUM_CURL_BODY = 400
-"""Characters of a body that a failure report repeats."""
 
 
 class Options(TypedDict, total=False):
@@ -167,10 +163,7 @@ class Prober:
 
     def _as_curl(self, response: Response) -> str:
         sent = self.sent.get(response.request.headers.get("X-Request-ID", ""))
-        user = sent.user_id if sent else None
-        if user is None:
-            return as_curl(response)
-        return f"TOKEN=$(make token SUB={shlex.quote(user)}); {as_curl(response, user)}"
+        return as_curl(response, sent.user_id if sent else None)
 
     def expect(self, condition: object, otherwise: str, response: Response | None = None) -> None:
         if not condition:
@@ -223,24 +216,11 @@ def probe(*clauses: str, at_least: int = 1) -> Callable[[Callable[[Prober], None
     return declare
 
 
-def as_curl(response: Response, user: str | None = None) -> str:
-    """The command that repeats a request, with a user's own token in a variable and a long body cut."""
+def as_curl(response: Response, user_id: str | None = None) -> str:
+    """The command that repeats the request of this response."""
     request = response.request
-    method = ["--head"] if request.method == "HEAD" else ["-X", request.method]
-    arguments = ["curl", "-i", *method, str(request.url)]
-    for name, value in request.headers.multi_items():
-        if name not in {"host", "content-length", "connection", "accept", "accept-encoding", "user-agent"}:
-            is_token = user is not None and name == "authorization"
-            arguments += ["-H", f"{name}: {'Bearer $TOKEN' if is_token else value}"]
-    body = _text(request.content if hasattr(request, "_content") else b"(a streamed body)")
-    if body:
-        arguments += ["--data-raw", body]
-    return shlex.join(arguments).replace("'authorization: Bearer $TOKEN'", '"authorization: Bearer $TOKEN"')
-
-
-def _text(body: bytes) -> str:
-    text = body.decode(errors="backslashreplace")
-    return text if len(text) <= MAXIMUM_CURL_BODY else f"{text[:MAXIMUM_CURL_BODY]}… ({len(body)} bytes)"
+    body = request.content if hasattr(request, "_content") else b"(a streamed body)"
+    return curl.command(request.method, str(request.url), request.headers.multi_items(), body, user_id)
 
 
 def _is_of_tasks(response: Response) -> bool:

@@ -134,12 +134,12 @@ def a_request_that_needs_no_token(prober: Prober) -> None:
     for name, status in (("live", "live"), ("ready", "ready")):
         response = prober.accept(200, "GET", f"/health/{name}")
         prober.expect(response.json() == {"status": status}, f"/health/{name} has {response.text}", response)
-    for name in TITLES:
+    for name, title in TITLES.items():
         response = prober.accept(200, "GET", f"/problems/{name}")
         plain = response.headers.get("Content-Type", "").startswith("text/plain")
-        prober.expect(
-            plain and response.text.strip(), f"/problems/{name} is not explained in plain text", response
-        )
+        heading = re.escape(title) + r" \(\d{3}\)\n\n"
+        explained = re.fullmatch(heading + r"[A-Z].{40,}\.\n", response.text, re.DOTALL)
+        prober.expect(plain and explained, f"/problems/{name} is not explained in plain text", response)
     document = prober.accept(200, "GET", "/openapi.json")
     committed = json.loads((ROOT / "specs/openapi.json").read_text())
     prober.expect(document.json() == committed, "/openapi.json is not the committed document", document)
