@@ -73,6 +73,15 @@ def test_a_limit_may_span_several_time_units(serve: Serve) -> None:
     assert_limited(caller.get(), "requests", 1, 300)
 
 
+@pytest.mark.spec("limits.headers")
+def test_the_last_second_of_a_window_is_counted_as_a_whole(serve: Serve) -> None:
+    caller = client_as(serve(rate_limit_requests="1 per 1 second"), unique_user_id())
+    while (response := caller.get()).status_code == 200:
+        pass
+    assert response.headers["retry-after"] == "1"
+    assert response.headers["ratelimit"] == '"requests";r=0;t=1'
+
+
 @pytest.mark.spec("limits.storage")
 def test_an_expired_window_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     rate, now = parse("2/minute"), 1_000.0

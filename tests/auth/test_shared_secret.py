@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from auth.keys import Key
+from auth.tokens import CACHE_SIZE, TokenCache, User
 from tests.conftest import Serve
 from tests.support import SECRET, TASKS, Caller, assert_unauthorized
 from tools.tokens import mint
@@ -328,6 +329,17 @@ def test_verified_tokens_are_cached_for_a_minute(
     monkeypatch.setattr(keys, "_keys", [Key("HS256", b"another secret that is long enough")])
     set_clock(monkeypatch, NOW + seconds)
     assert caller.get().status_code == status
+
+
+@pytest.mark.spec("auth.cache")
+def test_the_cache_forgets_the_token_that_was_used_longest_ago() -> None:
+    cache, user = TokenCache(), User("somebody", None, time.time() + 60)
+    for number in range(CACHE_SIZE):
+        cache.add(str(number), user)
+    assert cache.get("0") == user
+    cache.add("one more", user)
+    assert cache.get("1") is None
+    assert [cache.get(token) for token in ("0", "2", "one more")] == [user] * 3
 
 
 class _FixedClock:

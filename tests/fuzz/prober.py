@@ -64,6 +64,10 @@ class Sent:
     """From sending the request to having read the response."""
 
 
+class Stop(Exception):
+    """Ends a probe after its first failure."""
+
+
 @dataclass
 class Prober:
     """One run of the probes against one running service."""
@@ -79,6 +83,7 @@ class Prober:
     log: Path | None = None
     """Of a service in a set-up of its own."""
     allowed_origins: Sequence[str | None] = (ORIGIN,)
+    stop_at_first: bool = False
 
     def request(
         self,
@@ -155,11 +160,16 @@ class Prober:
         self.context.met[self.current.name] += 1
 
     def fail(self, what: str, response: Response | None = None, of: Situation | None = None) -> None:
-        """Report a violation of the clauses of the current probe, or of another situation."""
+        """Report a violation of the clauses of the current probe, or of another situation.
+
+        Raises Stop if the run is to stop at the first failure.
+        """
         violated = of or self.current
         repeat = f"\n    {self._as_curl(response)}" if response is not None else ""
         settings = f"\n    with {self.settings}" if self.settings else ""
         self.failures.append(f"{violated.name}: {what} [{', '.join(violated.clauses)}]{settings}{repeat}")
+        if self.stop_at_first:
+            raise Stop
 
     def _as_curl(self, response: Response) -> str:
         sent = self.sent.get(response.request.headers.get("X-Request-ID", ""))

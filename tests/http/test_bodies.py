@@ -52,6 +52,8 @@ def test_json_in_utf8_is_read(owner: Caller, media_type: str) -> None:
         "multipart/form-data; boundary=x",
         "application/merge-patch+json",
         "application/json; charset=latin-1",
+        "application/json; charset=iso-8859-1",
+        "application/json; charset=us-ascii",
         "application/json; charset=utf-16",
         "application/*",
         "json",

@@ -65,8 +65,10 @@ class Python:
             try:
                 timed_out = not self._ends_within(seconds)
                 if timed_out:
-                    _signal(process, signal.SIGTERM)
-                    self._ends_within(STOP_SECONDS)
+                    self._stop(process)
+            except KeyboardInterrupt:
+                self._stop(process)
+                raise
             finally:
                 _kill_group(process)
                 with _lock:
@@ -82,6 +84,10 @@ class Python:
             process = int(_pipe(self._zygote.stdout).readline())
             _running.add(process)
             return process
+
+    def _stop(self, process: int) -> None:
+        _signal(process, signal.SIGTERM)
+        self._ends_within(STOP_SECONDS)
 
     def _ends_within(self, seconds: float) -> bool:
         readable, _, _ = select.select([_pipe(self._zygote.stdout)], [], [], seconds)

@@ -192,6 +192,13 @@ def test_it_rejects_unknown_fields_without_echoing_them(owner: Caller, write: Wr
     assert error_locations(write(owner, {name: "x", "title": "y"})) == {""}
 
 
+@pytest.mark.spec("task.unknown-fields", "problems.errors")
+def test_equal_errors_are_listed_once(owner: Caller, write: Write) -> None:
+    response = write(owner, {"title": "x", "color": "red", "size": 1})
+    assert error_locations(response) == {""}
+    assert len(response.json()["errors"]) == 1
+
+
 @pytest.mark.spec("task.text")
 @pytest.mark.parametrize(("name", "value"), [("title", "a\0b"), ("description", "\0"), ("tags", ["a\0"])])
 def test_text_with_a_nul_is_refused(owner: Caller, write: Write, name: str, value: object) -> None:

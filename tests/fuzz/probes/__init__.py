@@ -11,7 +11,7 @@ from httpx2 import Client
 
 from tests.factories import full_task, new_task
 from tests.fuzz.context import FuzzContext, User
-from tests.fuzz.prober import PROBES, SEED, Prober
+from tests.fuzz.prober import PROBES, SEED, Prober, Stop
 from tests.fuzz.probes import bodies, database, headers, isolation, lists, log, paths, tokens, values
 from tests.fuzz.situations import SITUATIONS
 from tests.support import TASKS
@@ -24,14 +24,17 @@ TASKS_OF_OWNER, TASKS_OF_STRANGER, TASKS_OF_HOARDER = 120, 5, 60
 
 def run(context: FuzzContext, client: Client, *, stop_at_first: bool = False, only: str = "") -> list[str]:
     """Run all probes, or one, against one service; the failures, each with its situation and clauses."""
-    prober = Prober(context, client, SEED)
+    prober = Prober(context, client, SEED, stop_at_first=stop_at_first)
     for name, function in (("", seed), *in_order()):
         if only and name not in {"", only}:
             continue
         prober.current = SITUATIONS.get(name, SEED)
         try:
             function(prober)
+        except Stop:
+            break
         except Exception as error:  # A response that a probe cannot handle is a failure.
+            prober.stop_at_first = False
             prober.fail(f"{type(error).__name__}: {error}")
         if prober.failures and (stop_at_first or function is seed):
             break

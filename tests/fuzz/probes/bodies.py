@@ -26,6 +26,8 @@ OTHER_TYPES = (
     "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=x",
     "application/json; charset=latin-1",
+    "application/json; charset=iso-8859-1",
+    "application/json; charset=us-ascii",
     "application/json; charset=utf-16",
     "application/xml",
 )

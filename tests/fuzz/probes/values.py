@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import jsonschema_rs
+from httpx2 import Response
 
 from tests.environment import ROOT
 from tests.fuzz import expected_effects
@@ -222,13 +223,14 @@ def _send_invalid(
     fields: Fields,
     pointer: str,
     media_type: str = "application/json",
-) -> None:
+) -> Response:
     response = prober.refuse(
         422, "invalid-request", operation.method, operation.url(task),
         token=prober.context.owner, content=json.dumps(fields).encode(),
         headers=[("Content-Type", media_type)],
     )  # fmt: skip
     prober.expect_errors(response, "pointer", pointer)
+    return response
 
 
 @probe("task.unknown-fields", "tasks.isolation.writes", at_least=(len(READ_ONLY) + 4) * len(SCHEMAS))
@@ -240,6 +242,10 @@ def a_field_that_is_unknown_or_not_writable(prober: Prober) -> None:
         for media_type, name in itertools.product(media_types, names):
             value = {"user_id": context.stranger.id, "id": task}.get(name, "2030-05-17T08:00:00Z")
             _send_invalid(prober, _operation(body), task, {"title": "x", name: value}, "", media_type)
+    for body in SCHEMAS:
+        response = _send_invalid(prober, _operation(body), task, {"title": "x", "a": 1, "b": 2}, "")
+        if response.status_code == 422:
+            prober.expect(len(response.json()["errors"]) == 1, "the same error is listed twice", response)
 
 
 @probe("tasks.create.title-required", "tasks.replace.title-required", at_least=4)

@@ -1,5 +1,6 @@
 """Set-ups with published keys: of each type, rotated, and from endpoints that fail or attack."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -189,7 +190,9 @@ def an_unusable_published_key(lab: Lab) -> None:
     """Symmetric and malformed keys, and those for encryption, are skipped; the others remain usable."""
     key = SigningKey("first")
     with key_server() as published:
-        symmetric = {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"}
+        secret = "a shared secret that is long enough to sign with"
+        encoded = base64.urlsafe_b64encode(secret.encode()).rstrip(b"=").decode()
+        symmetric = {"kty": "oct", "k": encoded, "kid": "shared", "alg": "HS256"}
         published.keys = [
             symmetric, None, "key", {}, {"kid": "first"}, {**key.jwk, "kid": 1},
             {**key.jwk, "kid": "bad", "x": "!"}, {**key.jwk, "kid": "other", "alg": "RS256"},
@@ -197,7 +200,7 @@ def an_unusable_published_key(lab: Lab) -> None:
         ]  # fmt: skip
         with lab.service(BETTER_AUTH_URL=published.url) as prober:
             prober.accept(200, "GET", TASKS, token=signed(key, published))
-            shared = encode("secret", claims(published), kid="shared")
+            shared = encode(secret, claims(published), kid="shared")
             prober.refuse(401, "unauthorized", "GET", TASKS, token=shared)
             for kid in ("bad", "other", "encryption"):
                 prober.refuse(401, "unauthorized", "GET", TASKS, token=key.sign(claims(published), kid=kid))
