@@ -1,4 +1,4 @@
-"""The `tasks` table as a SQLModel class.
+"""The tables as SQLModel classes.
 
 Migrations create it; see specs/database/schema.md. Bodies are in `schemas.py`.
 """
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Index,
@@ -30,6 +31,12 @@ SQLModel.metadata.naming_convention = {
 }
 
 Priority = Literal["low", "medium", "high"]
+
+# In PostgreSQL's own notation, with its line breaks: Alembic compares the text.
+PRIORITY_RANK = (
+    "\nCASE priority\n    WHEN 'high'::text THEN 3\n    WHEN 'medium'::text THEN 2\n    ELSE 1\nEND"
+)
+"""By which tasks are ordered. An index has this expression, so queries must repeat it."""
 
 
 class Task(SQLModel, table=True):
@@ -53,7 +60,18 @@ class Task(SQLModel, table=True):
             "tags_flat",
         ),
         CheckConstraint("version >= 1", "version_positive"),
-        Index(None, "user_id", "completed", "id", postgresql_where=text("deleted_at IS NULL")),
+        Index("uq_tasks_user_id_seq", "user_id", "seq", unique=True),
+        *(
+            Index(f"ix_tasks_live_{order}", "user_id", *columns, postgresql_where=text("deleted_at IS NULL"))
+            for order, columns in {
+                "created": ("created_at", "id"),
+                "completed": ("completed", "created_at", "id"),
+                "due": ("due_at", "id"),
+                "priority": (text(f"({PRIORITY_RANK})"), "id"),
+                "updated": ("seq",),
+            }.items()
+        ),
+        Index("ix_tasks_trash", "user_id", "seq", postgresql_where=text("deleted_at IS NOT NULL")),
     )
 
     user_id: str = Column(sa_type=Text)
@@ -73,7 +91,29 @@ class Task(SQLModel, table=True):
     created_at: datetime = Column(sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Column(sa_column_kwargs={"server_default": func.now()})
     deleted_at: datetime | None = None
+    seq: int = Column(sa_type=BigInteger)
+    search_title: str | None = Column(default=None, sa_type=Text)
+    search_description: str | None = Column(default=None, sa_type=Text)
+
+
+class Feed(SQLModel, table=True):
+    """One row for each user who ever had a task: the position of the last change, and a counter."""
+
+    __tablename__ = "feeds"
+    __table_args__ = (
+        PrimaryKeyConstraint("user_id"),
+        CheckConstraint("char_length(user_id) BETWEEN 1 AND 255", "user_id_length"),
+        CheckConstraint("seq >= 1", "seq_positive"),
+        CheckConstraint("live_tasks >= 0", "live_tasks_counted"),
+        {"postgresql_with": {"fillfactor": 50}},
+    )
+
+    user_id: str = Column(sa_type=Text)
+    seq: int = Column(sa_type=BigInteger)
+    live_tasks: int = Column(sa_type=Integer)
 
 
 TASKS: Table = SQLModel.metadata.tables["tasks"]
 """`Task` as a Core table: selecting its columns avoids the ORM's per-row overhead."""
+
+FEEDS: Table = SQLModel.metadata.tables["feeds"]

@@ -1,7 +1,7 @@
 """A session scoped to one user, which sends the scope and the statement in one message.
 
-psycopg2 uses the simple query protocol, so the scope (role, user, statement timeout) and
-the statement fit into one message. PostgreSQL runs it as one transaction and PgBouncer
+psycopg2 uses the simple query protocol, so the scope (role, user, statement timeout), the
+user's write lock and the statement fit into one message. PostgreSQL runs it as one transaction and PgBouncer
 sends it to one server connection: one round trip per request. Connections are in
 autocommit mode, so there is no BEGIN or COMMIT. This module must not contain SQL about tasks.
 """
@@ -31,6 +31,13 @@ _SCOPE = (
     " set_config('app.user_id', %(scope_user_id)s, true),"
     " set_config('statement_timeout', %(scope_timeout)s, true),"
     " set_config('TimeZone', 'UTC', true);\n"
+)
+
+# A statement of its own, so that the statement behind it has a snapshot that is younger than the
+# wait, and the statement timeout limits the wait. The setting is for the triggers of migration 0002.
+_WRITE_LOCK = (
+    "SELECT pg_advisory_xact_lock(hashtextextended(%(scope_user_id)s, 0)),"
+    " set_config('app.write_lock', 'taken', true);\n"
 )
 
 
@@ -76,18 +83,30 @@ class UserSession(Session):
         Bypasses SQLAlchemy's result layer, which holds the GIL longer than psycopg2
         itself: about 20 % more GETs per second.
         """
-        try:
-            with closing(self._driver.cursor()) as cursor:
-                cursor.execute(*self._scoped(_compiled(statement), parameters))
-                return cursor.fetchall()
-        except psycopg2.Error as error:
-            raise self._wrapped(error) from error
+        return self._send(_compiled(statement), parameters)
+
+    def write(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Like `rows`, behind the write lock of the user.
+
+        All writes of a user run one after the other, and each sees everything that the ones
+        before it have committed. The lock ends with the transaction. Two users whose hashes
+        are equal only wait for each other.
+        """
+        return self._send(_WRITE_LOCK + _compiled(statement), parameters)
 
     def reset(self) -> None:
         """Drop all state before the next user's request; `rows` alone leaves none."""
         self.user_id = ""
         if self.in_transaction() or self.identity_map:
             self.close()
+
+    def _send(self, sql: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        try:
+            with closing(self._driver.cursor()) as cursor:
+                cursor.execute(*self._scoped(sql, parameters))
+                return cursor.fetchall()
+        except psycopg2.Error as error:
+            raise self._wrapped(error) from error
 
     def _scoped(self, sql: str, parameters: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         scope = {"scope_user_id": self.user_id, "scope_timeout": self._timeout}

@@ -8,14 +8,15 @@ caller may see, which excludes other users' tasks and deleted ones. No HTTP here
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
-    Executable,
+    Insert,
     Integer,
     Select,
     Text,
@@ -25,10 +26,12 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     false,
     func,
     insert,
     literal_column,
+    null,
     select,
     update,
 )
@@ -36,6 +39,8 @@ from sqlalchemy import (
 from database.session import UserSession
 from models import TASKS
 from schemas import TaskCreate, TaskFilter, TaskRead, TaskReplace, TaskUpdate
+from services.feed import CALLER, first_or_next_position, next_position
+from services.search import fold
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -59,6 +64,8 @@ _COLUMNS: list[ColumnElement[object]] = [
     cast(TASKS.c.id, Text) if field.name == "id" else TASKS.c[field.name] for field in fields(TaskRead)
 ]
 _WRITABLE = tuple(TaskReplace.model_fields)
+_SEARCHED = frozenset({"title", "description"})
+"""The columns that have a folded copy, `search_<name>`."""
 
 _INTEGER_1: ColumnElement[int] = literal_column("1", Integer)
 
@@ -66,7 +73,7 @@ _INTEGER_1: ColumnElement[int] = literal_column("1", Integer)
 _PAGE_AND_ONE_TASK: ColumnElement[int] = literal_column(str(PAGE_BYTES + 20_000), Integer)
 
 _visible = and_(
-    TASKS.c.user_id == bindparam("caller", type_=Text),
+    TASKS.c.user_id == CALLER,
     TASKS.c.deleted_at.is_(None),
 )
 _this_task = and_(_visible, TASKS.c.id == bindparam("task_id", type_=Uuid))
@@ -77,34 +84,43 @@ def _new(name: str) -> ColumnElement[object]:
     return bindparam(f"new_{name}", type_=TASKS.c[name].type)
 
 
-def _values(task: TaskCreate | TaskReplace) -> dict[str, object]:
-    return {f"new_{name}": getattr(task, name) for name in _WRITABLE}
+def _values(task: TaskCreate | TaskUpdate, names: Iterable[str] = _WRITABLE) -> dict[str, object]:
+    values = {f"new_{name}": getattr(task, name) for name in names}
+    for name in _SEARCHED.intersection(names):
+        text = getattr(task, name)
+        values[f"new_search_{name}"] = None if text is None else fold(text)
+    return values
 
 
-def _tasks(session: UserSession, statement: Executable, parameters: Mapping[str, object]) -> list[TaskRead]:
-    """Tasks as stored: the table's constraints make a second validation unnecessary."""
-    return [TaskRead(*row) for row in session.rows(statement, parameters)]
+def _with_folded(names: Iterable[str]) -> list[str]:
+    """The columns to set when these are set."""
+    return [*names, *(f"search_{name}" for name in sorted(_SEARCHED.intersection(names)))]
 
 
-def _task(session: UserSession, statement: Executable, parameters: Mapping[str, object]) -> TaskRead:
-    """Raises TaskNotFound when the statement returned no row."""
-    found = _tasks(session, statement, parameters)
-    if not found:
+def _task(rows: Sequence[tuple[Any, ...]]) -> TaskRead:
+    """The task as stored: the table's constraints make a second validation unnecessary.
+
+    Raises TaskNotFound when the statement returned no row.
+    """
+    if not rows:
         raise TaskNotFound
-    return found[0]
+    return TaskRead(*rows[0])
 
 
-_INSERT = (
-    insert(TASKS)
-    .values(
-        user_id=bindparam("caller", type_=Text),
-        id=bindparam("task_id", type_=Uuid),
-        completed_at=case((_new("completed"), func.now())),
-        version=_INTEGER_1,
-        **{name: _new(name) for name in _WRITABLE},
-    )
-    .returning(*_COLUMNS)
-)
+def _insert_statement() -> Insert:
+    position = first_or_next_position()
+    values = {
+        "user_id": CALLER,
+        "id": bindparam("task_id", type_=Uuid),
+        "completed_at": case((_new("completed"), func.now())),
+        "version": _INTEGER_1,
+        "seq": position.c.seq,
+        **{name: _new(name) for name in _with_folded(_WRITABLE)},
+    }
+    return insert(TASKS).from_select([*values], select(*values.values())).returning(*_COLUMNS)
+
+
+_INSERT = _insert_statement()
 _SELECT = select(*_COLUMNS).where(_this_task)
 
 
@@ -138,16 +154,26 @@ def _without_excess(statement: Select[*tuple[object, ...]]) -> Select[*tuple[obj
 def _update_statement(names: frozenset[str]) -> Update:
     """The statement that sets these columns. At most 2⁶ are ever built."""
     # clock_timestamp(), not now(), which is the transaction's start: an update that waited
-    # for a row lock would otherwise get an earlier time than the update it waited for.
+    # for the write lock would otherwise get an earlier time than the update it waited for.
     clock = func.clock_timestamp()
-    changes = {name: _new(name) for name in names}
+    changes = {name: _new(name) for name in _with_folded(names)}
     changes |= {"version": TASKS.c.version + _INTEGER_1, "updated_at": clock}
     if "completed" in names:
         changes["completed_at"] = case((_new("completed"), func.coalesce(TASKS.c.completed_at, clock)))
-    return update(TASKS).where(_this_task).values(changes).returning(*_COLUMNS)
+    return _change(changes).returning(*_COLUMNS)
 
 
-_DELETE = update(TASKS).where(_this_task).values(deleted_at=func.clock_timestamp()).returning(TASKS.c.id)
+def _change(changes: Mapping[str, ColumnElement[Any]], *, live_tasks: int = 0) -> Update:
+    """Change the task and take a position, or do neither."""
+    position = next_position(exists(select(null()).where(_this_task)), live_tasks=live_tasks)
+    return (
+        update(TASKS)
+        .where(_this_task, position.c.seq.is_not(None))
+        .values({**changes, "seq": position.c.seq})
+    )
+
+
+_DELETE = _change({"deleted_at": func.clock_timestamp()}, live_tasks=-1).returning(TASKS.c.id)
 
 
 def list_tasks(
@@ -166,24 +192,25 @@ def list_tasks(
     filters = where.given()
     statement = _list_statement(frozenset(filters), after is not None, limit > _SHORT_PAGE)
     parameters = {f"filter_{name}": value for name, value in filters.items()}
-    return _tasks(session, statement, {"caller": caller, "after": after, "limit": limit, **parameters})
+    rows = session.rows(statement, {"caller": caller, "after": after, "limit": limit, **parameters})
+    return [TaskRead(*row) for row in rows]
 
 
 def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:
     """Store a new task. UUIDv7 IDs are ordered to the millisecond, and strictly within a process."""
     parameters = {"caller": caller, "task_id": uuid7(), **_values(task)}
-    return _task(session, _INSERT, parameters)
+    return _task(session.write(_INSERT, parameters))
 
 
 def get_task(session: UserSession, caller: str, task_id: UUID) -> TaskRead:
     """Raises TaskNotFound."""
-    return _task(session, _SELECT, {"caller": caller, "task_id": task_id})
+    return _task(session.rows(_SELECT, {"caller": caller, "task_id": task_id}))
 
 
 def replace_task(session: UserSession, caller: str, task_id: UUID, task: TaskReplace) -> TaskRead:
     """Set every writable field. Raises TaskNotFound."""
     parameters = {"caller": caller, "task_id": task_id, **_values(task)}
-    return _task(session, _update_statement(frozenset(_WRITABLE)), parameters)
+    return _task(session.write(_update_statement(frozenset(_WRITABLE)), parameters))
 
 
 def update_task(session: UserSession, caller: str, task_id: UUID, patch: TaskUpdate) -> TaskRead:
@@ -191,13 +218,12 @@ def update_task(session: UserSession, caller: str, task_id: UUID, patch: TaskUpd
     names = frozenset(patch.model_fields_set)
     if not names:
         return get_task(session, caller, task_id)
-    values = {f"new_{name}": getattr(patch, name) for name in names}
-    parameters = {"caller": caller, "task_id": task_id, **values}
-    return _task(session, _update_statement(names), parameters)
+    parameters = {"caller": caller, "task_id": task_id, **_values(patch, names)}
+    return _task(session.write(_update_statement(names), parameters))
 
 
 def delete_task(session: UserSession, caller: str, task_id: UUID) -> None:
     """Mark the task as deleted and keep its row. Raises TaskNotFound."""
     parameters = {"caller": caller, "task_id": task_id}
-    if not session.rows(_DELETE, parameters):
+    if not session.write(_DELETE, parameters):
         raise TaskNotFound

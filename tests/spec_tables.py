@@ -54,4 +54,4 @@ def _value(text: str) -> object:
 
 def task_columns() -> dict[str, list[str]]:
     """The cells behind the name of each documented column: type, null, default, rule."""
-    return {_NAMES.findall(row[0])[0]: row[1:] for row in table("database/schema.md", "column")}
+    return {name: row[1:] for row in table("database/schema.md", "column") for name in _NAMES.findall(row[0])}

@@ -71,7 +71,8 @@ def crowded(server_url: URL) -> Iterator[URL]:
             " SELECT 'user-' || n % 101, lpad(to_hex(n), 32, '0')::uuid, 'x',"
             " n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END FROM generate_series(1, 40000) n"
         )
-        connection("VACUUM ANALYZE tasks")
+        connection("INSERT INTO feeds SELECT 'other-' || n, 1, 0 FROM generate_series(1, 10000) n")
+        connection("VACUUM ANALYZE tasks, feeds")
         connection.close()
         yield url
 
@@ -100,9 +101,9 @@ def test_queries_use_an_index_and_never_sort(crowded: URL, line: ProtocolProxy, 
 
 def explain(database: URL, message: str) -> str:
     """The plan of a message of the service, under the role and in the scope that it sets itself."""
-    scope, statement = message.removeprefix("Q").removesuffix("\0").split(";\n")
+    *before, statement = message.removeprefix("Q").removesuffix("\0").split(";\n")
     connection = Sql(database)
-    lines = connection(f"{scope};\nEXPLAIN {statement}")
+    lines = connection(";\n".join([*before, f"EXPLAIN {statement}"]))
     connection.close()
     return "\n".join(row[0] for row in lines)
 

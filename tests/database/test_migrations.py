@@ -36,9 +36,9 @@ def plain_owner(server_url: URL) -> Iterator[URL]:
         # Roles belong to the server, and another test database created this one. Like its
         # creator, the owner may grant the role but has not granted it to itself yet.
         if admin("SELECT current_setting('server_version_num')::int >= 160000") == [(True,)]:
-            admin(f"GRANT tasks_api TO {name} WITH ADMIN TRUE, SET FALSE, INHERIT FALSE")
+            admin(f"GRANT tasks_api, tasks_maintenance TO {name} WITH ADMIN TRUE, SET FALSE, INHERIT FALSE")
         else:
-            admin(f"GRANT tasks_api TO {name} WITH ADMIN OPTION")
+            admin(f"GRANT tasks_api, tasks_maintenance TO {name} WITH ADMIN OPTION")
         yield url.set(username=name, password="secret")
     admin(f"DROP OWNED BY {name}")
     admin(f"DROP ROLE {name}")
@@ -119,12 +119,15 @@ def running_migrations(url: URL, count: int) -> Iterator[list[subprocess.Popen[b
             run.wait()
 
 
-WAITING_FOR_ANOTHER_RUN = (
-    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s::oid"
-)
 WAITING_FOR_THE_TABLE = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
     " AND transactionid = %s::text::xid"
+)
+
+
+TRYING_TO_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND query LIKE 'SELECT pg_try_advisory_xact_lock%%' AND state = 'idle in transaction'"
 )
 
 
@@ -134,19 +137,18 @@ def test_concurrent_migrations_are_serialized(empty_database: URL) -> None:
     sql, barrier, table = (Sql(empty_database) for _ in range(3))
 
     def waiting() -> list[int]:
-        return [
-            sql(WAITING_FOR_ANOTHER_RUN, MIGRATION_LOCK % 2**32)[0][0],
-            sql(WAITING_FOR_THE_TABLE, transaction)[0][0],
-        ]
+        return [sql(TRYING_TO_LOCK)[0][0], sql(WAITING_FOR_THE_TABLE, transaction)[0][0]]
 
     barrier("SELECT pg_advisory_lock(%s)", MIGRATION_LOCK)
     table("BEGIN")
     table("CREATE TABLE tasks ()")
     [[transaction]] = table("SELECT pg_current_xact_id()::xid::text")
     with running_migrations(empty_database, 2) as runs:
-        wait_until(lambda: waiting() == [2, 0], "the runs do not take the lock")
+        wait_until(lambda: waiting() == [2, 0], "the runs do not try to take the lock")
         barrier.close()
-        wait_until(lambda: waiting() == [1, 1], "the second run does not wait for the first")
+        # The run that got the lock is idle on the connection that holds it.
+        wait_until(lambda: waiting() == [2, 1], "no run creates the table")
+        assert sorted(run.poll() is None for run in runs) == [True, True]
         table("ROLLBACK")
         assert [run.wait(timeout=60) for run in runs] == [0, 0]
     for connection in (sql, table):
@@ -154,34 +156,45 @@ def test_concurrent_migrations_are_serialized(empty_database: URL) -> None:
     assert revision(empty_database) == [db.SCHEMA_REVISION]
 
 
-# The search path makes this function hide PostgreSQL's own of the same name.
-OBSERVE_LOCKS = """
-CREATE TABLE observed (number serial, transaction bigint, wait text, lock_timeout text);
-CREATE FUNCTION observe(wait text) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO observed (transaction, wait, lock_timeout)
-    VALUES (txid_current(), wait, current_setting('lock_timeout'))
+@pytest.mark.spec("schema.migrations.once")
+def test_it_waits_a_minute_for_another_run(empty_database: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Sql(empty_database)
+    other("SELECT pg_advisory_lock(%s)", MIGRATION_LOCK)
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with pytest.raises(SystemExit, match="Another migration has been running for 60 seconds"):
+        alembic(empty_database, command.upgrade, "head")
+    assert 60 < now < 61
+    other.close()
+    assert tables(empty_database) == set()
+
+
+REQUIRE_LOCK_TIMEOUT = """
+CREATE FUNCTION require_lock_timeout() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF current_setting('lock_timeout') <> '5s' AND current_query() !~ '^(CREATE|DROP) .*CONCURRENTLY' THEN
+            RAISE EXCEPTION 'no lock timeout in: %', current_query();
+        END IF;
+    END
 $$;
-CREATE FUNCTION pg_advisory_xact_lock(key bigint) RETURNS void LANGUAGE sql AS $$
-    SELECT observe('another run'); SELECT pg_catalog.pg_advisory_xact_lock(key)
-$$;
-CREATE FUNCTION observe_command() RETURNS event_trigger LANGUAGE plpgsql AS $$
-    BEGIN PERFORM observe('a table'); END
-$$;
-CREATE EVENT TRIGGER observe_commands ON ddl_command_start EXECUTE FUNCTION observe_command();
+CREATE EVENT TRIGGER require_lock_timeout ON ddl_command_start EXECUTE FUNCTION require_lock_timeout();
 """
 
 
-@pytest.mark.spec("schema.migrations.once", "schema.migrations.lock-timeout")
-def test_it_waits_longer_for_another_run_than_for_a_table(empty_database: URL) -> None:
-    """The server itself records the timeout of each lock, from within the migration's transaction."""
+@pytest.mark.spec("schema.migrations.lock-timeout")
+def test_every_command_that_blocks_others_has_a_lock_timeout(empty_database: URL) -> None:
+    """The server itself refuses a command without one."""
     sql = Sql(empty_database)
-    sql(OBSERVE_LOCKS)
-    sql(f'ALTER DATABASE "{empty_database.database}" SET search_path = public, pg_catalog')
-    alembic(empty_database, command.upgrade, "head")
-    observed = sql("SELECT wait, lock_timeout FROM observed GROUP BY 1, 2 ORDER BY min(number)")
-    assert observed == [("another run", "1min"), ("a table", "5s")]
-    assert sql("SELECT count(DISTINCT transaction) FROM observed") == [(1,)]
+    sql(REQUIRE_LOCK_TIMEOUT)
     sql.close()
+    alembic(empty_database, command.upgrade, "head")
+    alembic(empty_database, command.downgrade, "base")
 
 
 @pytest.mark.spec("schema.migrations.lock-timeout")

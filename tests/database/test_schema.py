@@ -1,5 +1,6 @@
 """Constraints, privileges and row security in the database itself."""
 
+import re
 import uuid
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ from psycopg2 import errors
 from sqlalchemy import URL
 
 import db
-from schemas import TaskFilter
+from models import PRIORITY_RANK
 from tests.environment import Sql
 from tests.spec_tables import task_columns
 from tests.support import Caller
@@ -88,7 +89,8 @@ def test_the_owner_is_part_of_the_key(sql: Sql) -> None:
 def test_check_constraints_reject_what_the_api_rejects(
     sql: Sql, columns: dict[str, object], constraint: str
 ) -> None:
-    values = {"user_id": f"user-{uuid.uuid4()}", **columns}
+    # With a position, so that no trigger makes a feed, whose constraints are the same.
+    values = {"user_id": f"user-{uuid.uuid4()}", "seq": 1, **columns}
     with pytest.raises(errors.CheckViolation) as refused:
         insert(sql, str(values.pop("user_id")), **values)
     assert refused.value.diag.constraint_name == f"ck_tasks_{constraint}"
@@ -110,6 +112,9 @@ def test_the_role_has_no_attributes_and_owns_nothing(sql: Sql) -> None:
         "UPDATE tasks SET user_id = 'somebody'",
         "UPDATE tasks SET id = gen_random_uuid()",
         "UPDATE tasks SET created_at = now()",
+        "DELETE FROM feeds",
+        "TRUNCATE feeds",
+        "UPDATE feeds SET user_id = 'somebody'",
         "ALTER TABLE tasks DISABLE ROW LEVEL SECURITY",
         "DROP POLICY own_tasks ON tasks",
         "DROP TABLE tasks",
@@ -137,11 +142,12 @@ def test_the_role_can_read_and_write_its_tasks(as_role: Sql) -> None:
 
 
 @pytest.mark.spec("schema.rls.forced")
-def test_row_security_is_enabled_and_forced(sql: Sql, as_role: Sql) -> None:
-    assert sql("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'tasks'") == [
+@pytest.mark.parametrize("table", ["tasks", "feeds"])
+def test_row_security_is_enabled_and_forced(sql: Sql, as_role: Sql, table: str) -> None:
+    assert sql("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = %s", table) == [
         (True, True)
     ]
-    assert as_role("SELECT row_security_active('tasks')") == [(True,)]
+    assert as_role("SELECT row_security_active(%s)", table) == [(True,)]
 
 
 @pytest.mark.spec("schema.rls.policy")
@@ -152,9 +158,13 @@ def test_row_security_limits_rows_to_the_current_user(as_role: Sql) -> None:
         insert(as_role, user)
     become(as_role, mine)
     assert as_role("SELECT DISTINCT user_id FROM tasks") == [(mine,)]
+    assert as_role("SELECT DISTINCT user_id FROM feeds") == [(mine,)]
     assert as_role("UPDATE tasks SET title = 'y' WHERE user_id = %s RETURNING 1", theirs) == []
+    assert as_role("UPDATE feeds SET seq = 1 WHERE user_id = %s RETURNING 1", theirs) == []
     with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
         insert(as_role, theirs)
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        as_role("INSERT INTO feeds VALUES (%s, 1, 0)", f"user-{uuid.uuid4()}")
 
 
 @pytest.mark.spec("schema.rls.policy")
@@ -170,9 +180,41 @@ def test_row_security_hides_all_rows_without_a_user(as_role: Sql, owner: Caller,
 
 
 @pytest.mark.spec("schema.index")
-def test_every_list_query_has_an_index(sql: Sql) -> None:
+def test_every_order_has_an_index(sql: Sql) -> None:
     found = {
-        row[0].split(" USING ")[1] for row in sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
+        re.sub(r"\s+", " ", row[0]).split(" USING ")[1]
+        for row in sql("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
     }
-    filters = {f"btree (user_id, {name}, id) WHERE (deleted_at IS NULL)" for name in TaskFilter.model_fields}
-    assert found == {"btree (user_id, id)", *filters}
+    live = {
+        "created_at, id",
+        "completed, created_at, id",
+        "due_at, id",
+        f"({' '.join(PRIORITY_RANK.split())}), id",
+        "seq",
+    }
+    found = {each.replace("(( CASE", "((CASE").replace("( CASE", "(CASE") for each in found}
+    assert found == {
+        "btree (user_id, id)",
+        "btree (user_id, seq)",
+        "btree (user_id, seq) WHERE (deleted_at IS NOT NULL)",
+        *(f"btree (user_id, {columns}) WHERE (deleted_at IS NULL)" for columns in live),
+    }
+
+
+@pytest.mark.spec("schema.role.maintenance", "schema.role.created")
+def test_the_maintenance_role_sees_who_has_tasks_and_no_content(
+    sql: Sql, owner: Caller, database_url: URL
+) -> None:
+    task = owner.create()["id"]
+    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
+    assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_maintenance'") == [(False,) * 7]
+    granted = sql(
+        "SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges"
+        " WHERE grantee = 'tasks_maintenance'"
+    )
+    readable = ("user_id", "id", "seq", "deleted_at")
+    assert sorted(granted) == sorted(("tasks", name, "SELECT") for name in readable)
+    connection = Sql(database_url)
+    connection("SELECT set_config('role', 'tasks_maintenance', false)")
+    assert connection("SELECT user_id FROM tasks WHERE id = %s", task) == [(owner.user_id,)]
+    connection.close()

@@ -14,6 +14,7 @@ from sqlalchemy.exc import InternalError, ProgrammingError
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlmodel import Session
 
+from auth.bearer import WRITE
 from database.session import UserSession
 from db import Database, PoolExhausted
 from models import Task
@@ -44,6 +45,21 @@ def test_an_operation_sends_one_message(
     assert f"set_config('app.user_id', '{watched.user_id}', true)" in message
     assert "set_config('statement_timeout', '5000', true)" in message
     assert "set_config('TimeZone', 'UTC', true)" in message
+
+
+@pytest.mark.spec("schema.write-lock", "tasks.round-trip")
+@each()
+def test_writes_take_the_write_lock_in_their_message_and_reads_take_none(
+    watched: Caller, database_proxy: ProtocolProxy, operation: Operation
+) -> None:
+    task = watched.create()["id"]
+    database_proxy.clear()
+    assert operation.send(watched, task).is_success
+    [message] = database_proxy.messages
+    lock = f"SELECT pg_advisory_xact_lock(hashtextextended('{watched.user_id}', 0))"
+    assert [lock in each for each in message.split(";\n")] == (
+        [False, True, False] if operation.scope == WRITE else [False, False]
+    )
 
 
 @pytest.mark.spec("tasks.round-trip")
@@ -107,7 +123,9 @@ def test_the_user_scope_ends_with_its_transaction(make_settings: MakeSettings) -
 def test_session_state_does_not_leak_to_the_next_user(make_settings: MakeSettings) -> None:
     def leave(session: Session, user_id: str) -> None:
         now = datetime.now(UTC)
-        session.add(Task(user_id=user_id, id=uuid.uuid4(), title="left", created_at=now, updated_at=now))
+        session.add(
+            Task(user_id=user_id, id=uuid.uuid4(), title="left", created_at=now, updated_at=now, seq=1)
+        )
 
     def fail(session: Session, _: str) -> None:
         leave(session, "somebody else")
@@ -361,13 +379,15 @@ def test_a_write_is_committed_before_its_response(owner: Caller, sql: Sql) -> No
 
 
 class Locked:
-    """Holds the lock of a task's row, so that a change to it has to wait."""
+    """Holds the write lock of a task's user, so that a change to it has to wait."""
 
     def __init__(self, url: URL, task_id: str) -> None:
         self._task_id = task_id
         self._sql = Sql(url)
         self._sql("BEGIN")
-        self._sql("SELECT FROM tasks WHERE id = %s FOR UPDATE", task_id)
+        self._sql(
+            "SELECT pg_advisory_xact_lock(hashtextextended(user_id, 0)) FROM tasks WHERE id = %s", task_id
+        )
         [[self._pid]] = self._sql("SELECT pg_backend_pid()")
 
     def __enter__(self) -> "Locked":

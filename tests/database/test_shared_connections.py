@@ -25,7 +25,7 @@ from tests.support import TASKS, Caller, assert_problem, client_as, error_locati
 
 USERS = 20
 ROUNDS = 5
-USERS_WITH_LOCKED_TASKS = 4
+WAITING_USERS = 4
 """The number of users who have a locked task and hit the deadline."""
 
 WORKERS, POOL_SIZE = 2, 5
@@ -51,6 +51,12 @@ SELECT query FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'tasks-api'
   AND state LIKE 'idle in transaction%'
 """
+
+LEAKED_LOCKS = (
+    "SELECT mode FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'advisory' AND state = 'idle'"
+)
+"""Locks that outlive their transaction."""
 
 
 def open_connection(url: URL) -> Sql:
@@ -100,7 +106,7 @@ def record_leaked_state(direct: URL, pooled: URL) -> Iterator[list[object]]:
         polling.result()
     for found in all_session_states(pooled):
         leaked.extend(differences(pristine, found))
-    leaked.extend(sql("SELECT mode FROM pg_locks WHERE locktype = 'advisory'"))
+    leaked.extend(sql(LEAKED_LOCKS))
     sql.close()
 
 
@@ -167,14 +173,16 @@ def test_pooled_connections_carry_no_state_between_users(
     with running_service(environment, tmp_path / "output") as service, ExitStack() as locks:
         users = [User(client_as(service.client, f"user-{number}-{uuid.uuid4()}")) for number in range(USERS)]
         first = [user.create() for user in users]
-        for task in first[:USERS_WITH_LOCKED_TASKS]:
+        waiting = [User(client_as(service.client, f"waiting-{uuid.uuid4()}")) for _ in range(WAITING_USERS)]
+        locked = [user.create() for user in waiting]
+        for task in locked:
             locks.enter_context(Locked(migrated, task))
 
         def use(number: int) -> None:
             for _ in range(ROUNDS):
                 users[number].use_every_operation(first[number - 1])
-            if number < USERS_WITH_LOCKED_TASKS:
-                users[number].wait_for_the_deadline(first[number])
+            if number < WAITING_USERS:
+                waiting[number].wait_for_the_deadline(locked[number])
             users[number].check_list()
 
         with record_leaked_state(migrated, pooled) as leaked, ThreadPoolExecutor(USERS) as threads:

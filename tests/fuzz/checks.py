@@ -5,6 +5,7 @@ The run in the test suite and `make fuzz` share them. Call `use_context` first.
     isolation          another user cannot read, change or detect the owner's tasks
     authentication     an invalid token gets 401 and changes nothing
     response_format    headers and problem details are as specified, and nothing leaks
+    feed               each change has the next position of its user
     effects            the stored task and the pages of lists are as expected
     durability         another worker reads what the response contained
 """
@@ -23,7 +24,7 @@ from requests import Response as Answer
 from schemathesis import Case, CheckContext, HookContext, Response
 
 from tests.fuzz import curl, expected_effects, response_checks
-from tests.fuzz.context import FuzzContext, task_id_in
+from tests.fuzz.context import START_OF_2020, FuzzContext, task_id_in
 from tests.fuzz.pagination_checks import check_pages
 from tests.fuzz.situations import Situation, situation, unmet
 from tests.operations import ON_ONE_TASK, OPERATIONS, Operation
@@ -60,6 +61,13 @@ EFFECT = situation(
 NO_EFFECT = situation(
     "a random request that must not change a row", "tasks.isolation.writes", "auth.no-database", at_least=100
 )
+FEED = situation(
+    "a random write's position in the feed",
+    "schema.feed.position",
+    "schema.feed.count",
+    "schema.feed.first",
+    at_least=30,
+)
 READ_BACK = situation("a random write, read by another worker", "tasks.durable", at_least=10)
 RANDOM = (
     REPLAYED_BY_STRANGER,
@@ -68,6 +76,7 @@ RANDOM = (
     RESPONSE,
     EFFECT,
     NO_EFFECT,
+    FEED,
     READ_BACK,
 )
 UNKNOWN_ORIGIN = "https://evil.example.com"
@@ -254,6 +263,23 @@ def _replay_with_truncated_body(request: PreparedRequest) -> Iterator[str]:
         yield f"a body that was cut short got {answer.status_code}"
     yield from response_checks.check_problem(answer)
     yield from response_checks.leaks(answer, _context.secrets())
+
+
+@_check(FEED)
+def feed(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """A change takes the next position and is counted; no other request moves the feed."""
+    before, after = _context.snapshots[case.id]
+    if after.feed is not None:
+        _expect(after.feed.seq == after.feed.last_position, "the feed is not at the last change")
+        _expect(after.feed.seq > START_OF_2020, "the feed did not begin at the time in milliseconds")
+        _expect(after.feed.live_tasks == after.feed.counted_tasks, "the feed miscounts the tasks")
+    if before.task == after.task:
+        _expect(before.feed == after.feed, "a request that changed nothing moved the feed")
+        return
+    _context.met[FEED.name] += 1
+    _expect(after.feed and after.position == after.feed.seq, "the change has not the last position")
+    if before.feed and after.feed:
+        _expect(after.feed.seq == before.feed.seq + 1, "the change did not take the next position")
 
 
 @_check(EFFECT, NO_EFFECT)

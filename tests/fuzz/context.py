@@ -24,6 +24,8 @@ from tests.fuzz.signers import Signer, mint
 from tests.support import ORIGIN, TASKS
 
 DAY = 86_400
+START_OF_2020 = 1_577_836_800_000
+"""In milliseconds since 1970."""
 LOCK_SECONDS = 10
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _TASK = re.compile(rf"{TASKS}/({_UUID})(/[a-z]+)?(\?.*)?")
@@ -62,10 +64,25 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Feed:
+    """The owner's feed, beside what it should say."""
+
+    seq: int
+    live_tasks: int
+    last_position: int
+    """The highest of all tasks."""
+    counted_tasks: int
+    """How many tasks are not deleted."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """The owner's task and a fingerprint of all other rows at one moment."""
+    """The owner's task and feed, and a fingerprint of all other rows, at one moment."""
 
     task: Row | None
+    position: int | None
+    """Of the task."""
+    feed: Feed | None
     other_rows: str
 
 
@@ -161,27 +178,60 @@ class FuzzContext:
 
     def row(self, task: UUID) -> Row | None:
         """The stored row of the owner's task, even if deleted."""
-        statement = "SELECT to_jsonb(tasks) FROM tasks WHERE user_id = %s AND id = %s"
+        statement = (
+            "SELECT to_jsonb(tasks) - '{seq,search_title,search_description}'::text[]"
+            " FROM tasks WHERE user_id = %s AND id = %s"
+        )
         found = self.query(statement, self.owner.id, str(task))
         return found[0][0] if found else None
 
-    def fingerprint(self, *, of: User | None = None, excluding: UUID | None = None) -> str:
+    def position(self, task: UUID) -> int | None:
+        """Of the owner's task in the feed."""
+        found = self.query("SELECT seq FROM tasks WHERE user_id = %s AND id = %s", self.owner.id, str(task))
+        return found[0][0] if found else None
+
+    def feed(self, of: User | None = None) -> Feed | None:
+        """Of the owner unless another user is given."""
+        found = self.query(
+            "SELECT seq, live_tasks, (SELECT max(seq) FROM tasks WHERE user_id = feeds.user_id),"
+            " (SELECT count(*) FROM tasks WHERE user_id = feeds.user_id AND deleted_at IS NULL)"
+            " FROM feeds WHERE user_id = %s",
+            (of or self.owner).id,
+        )
+        return Feed(*found[0]) if found else None
+
+    def fingerprint(self, *, of: User | None = None) -> str:
         """Changes with every write to the rows of this user, or of all users.
 
-        Based on xmin, the ID of the transaction that last wrote a row. The owner's task
-        `excluding` is left out.
+        Based on xmin, the ID of the transaction that last wrote a row.
         """
-        found = self.query(
-            "SELECT count(*), sum(xmin::text::bigint) FROM tasks"
-            " WHERE user_id = coalesce(%s, user_id) AND (user_id, id::text) <> (%s, coalesce(%s, ''))",
-            of and of.id,
-            self.owner.id,
-            excluding and str(excluding),
+        user_id = of and of.id
+        return str(
+            self.query(
+                "SELECT count(*), sum(xmin::text::bigint) FROM tasks WHERE user_id = coalesce(%s, user_id)"
+                " UNION ALL"
+                " SELECT count(*), sum(xmin::text::bigint) FROM feeds WHERE user_id = coalesce(%s, user_id)",
+                user_id,
+                user_id,
+            )
         )
-        return str(found)
+
+    def _other_rows(self, task: UUID | None) -> str:
+        """Like the fingerprint of all users, without this task and the feed of the owner."""
+        return str(
+            self.query(
+                "SELECT count(*), sum(xmin::text::bigint) FROM tasks"
+                " WHERE (user_id, id::text) <> (%s, coalesce(%s, ''))"
+                " UNION ALL SELECT count(*), sum(xmin::text::bigint) FROM feeds WHERE user_id <> %s",
+                self.owner.id,
+                task and str(task),
+                self.owner.id,
+            )
+        )
 
     def snapshot(self, task: UUID | None) -> Snapshot:
-        return Snapshot(self.row(task) if task else None, self.fingerprint(excluding=task))
+        row, position = (self.row(task), self.position(task)) if task else (None, None)
+        return Snapshot(row, position, self.feed(), self._other_rows(task))
 
     @contextmanager
     def without_row_security(self) -> Iterator[None]:

@@ -87,6 +87,10 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "process.token": _PROCESS,
     "schema.role.created": _MIGRATIONS,
     "schema.scope": _INTERNAL,
+    "schema.write-lock": _INTERNAL,
+    "schema.role.maintenance": "is about a role that no request has: tests/database/test_schema.py",
+    "schema.feed.order": "needs concurrent readers of positions: tests/database/test_feed.py",
+    "schema.feed.previous-version": "needs the previous version: tests/database/test_feed.py",
     "schema.migrations.": _MIGRATIONS,
     "schema.url": "is about settings: tests/test_settings.py and tests/process/test_procfile.py",
 }

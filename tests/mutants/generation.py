@@ -61,4 +61,6 @@ def mutants(path: str, text: str) -> Iterator[Mutant]:
                 seen.add(edit)
                 count[site.name, operator] += 1
                 number = count[site.name, operator]
-                yield Mutant(f"{path}::{site.name or '<module>'}::{operator}::{number}", source, edit)
+                mutant = Mutant(f"{path}::{site.name or '<module>'}::{operator}::{number}", source, edit)
+                if mutant.text != text:  # A weakened USING (true) is the same.
+                    yield mutant

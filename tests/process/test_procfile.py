@@ -150,12 +150,15 @@ def test_shutdown_under_load_loses_no_request(
         ThreadPoolExecutor() as threads,
         ExitStack() as stack,
     ):
-        slow = client_as(service.client, f"slow-{uuid.uuid4()}")
-        tasks = [slow.create()["id"] for _ in range(held)]
+        slow = [client_as(service.client, f"slow-{uuid.uuid4()}") for _ in range(held)]
+        tasks = [each.create()["id"] for each in slow]
         locks = [stack.enter_context(Locked(empty_database, task)) for task in tasks]
         clients = stack.enter_context(load(int(platform_environment["PORT"])))
         clients.wait_for_responses()
-        changes = [threads.submit(slow.patch, task, {"title": "after"}) for task in tasks]
+        changes = [
+            threads.submit(each.patch, task, {"title": "after"})
+            for each, task in zip(slow, tasks, strict=True)
+        ]
         for lock in locks:
             lock.wait_for_waiter(sql)
         if held == SERVER_CONNECTIONS:

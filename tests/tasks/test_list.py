@@ -67,7 +67,7 @@ def test_ids_of_the_same_millisecond_are_in_order() -> None:
         def __init__(self) -> None:
             """Without a connection."""
 
-        def rows(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        def write(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
             ids.append(parameters["task_id"])
             return []
 

@@ -6,14 +6,21 @@ They connect as the service does, without its code: what the database itself per
 import psycopg2
 
 from tests.environment import Sql
-from tests.fuzz.prober import Prober, probe
+from tests.fuzz.context import START_OF_2020, User
+from tests.fuzz.prober import Prober, probe, valid
+from tests.operations import ON_ONE_TASK, OPERATIONS
+from tests.support import TASKS
 
+CREATE = next(each for each in OPERATIONS if each.method == "POST")
 ROLE = "tasks_api"
 DENIED = "42501"
 CHECK, NOT_NULL, UNIQUE = "23514", "23502", "23505"
 FORBIDDEN = (
     "DELETE FROM tasks",
     "TRUNCATE tasks",
+    "DELETE FROM feeds",
+    "TRUNCATE feeds",
+    "UPDATE feeds SET user_id = user_id",
     "UPDATE tasks SET user_id = user_id",
     "UPDATE tasks SET id = id",
     "UPDATE tasks SET created_at = created_at",
@@ -31,6 +38,7 @@ WRITABLE = (
 )
 ALLOWED = (
     "SELECT * FROM tasks",
+    "UPDATE feeds SET seq = seq, live_tasks = live_tasks",
     "SELECT version_num FROM alembic_version",
     f"UPDATE tasks SET {', '.join(f'{name} = {name}' for name in WRITABLE.split(', '))}",
 )
@@ -105,13 +113,15 @@ def statements_in_another_users_scope(prober: Prober) -> None:
             f"{user!r} reads the owner's rows",
         )
         prober.expect(_count(sql, user, touch.format(owner)) == 0, f"{user!r} updates the owner's rows")
+        feeds = f"UPDATE feeds SET seq = seq WHERE user_id = '{owner}' RETURNING 1"
+        prober.expect(_count(sql, user, feeds) == 0, f"{user!r} updates the owner's feed")
         _expect_state(prober, user, _insert(owner), DENIED)
     _expect_state(prober, owner, _insert(owner), None)
     prober.expect(_count(sql, owner, touch.format(owner)) > 0, "the owner cannot update their own rows")
     forced = context.query(
-        "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'tasks'::regclass"
+        "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE relname IN ('tasks', 'feeds')"
     )
-    prober.expect(forced == [(True,)], "row security is not enabled and forced")
+    prober.expect(forced == [(True,), (True,)], "row security is not enabled and forced")
 
 
 @probe("schema.role.grants", "schema.role.no-bypass", at_least=len(FORBIDDEN) + len(ALLOWED))
@@ -149,8 +159,9 @@ def the_plan_of_a_list(prober: Prober) -> None:
         plan = _plan(prober.context.sql, condition)
         prober.expect("Seq Scan" not in plan and "Sort" not in plan, f"a list is planned as {plan}")
     indexes = prober.context.query("SELECT indexdef FROM pg_indexes WHERE tablename = 'tasks'")
-    wanted = "(user_id, completed, id) WHERE (deleted_at IS NULL)"
-    prober.expect(any(wanted in index for (index,) in indexes), f"no index has {wanted}")
+    for columns in ("created_at, id", "completed, created_at, id", "due_at, id", "seq"):
+        wanted = f"(user_id, {columns}) WHERE (deleted_at IS NULL)"
+        prober.expect(any(wanted in index for (index,) in indexes), f"no index has {wanted}")
 
 
 def _plan(sql: Sql, condition: str) -> str:
@@ -164,3 +175,27 @@ def _plan(sql: Sql, condition: str) -> str:
         return "\n".join(row[0] for row in rows)
     finally:
         sql("ROLLBACK")
+
+
+@probe("schema.feed.position", "schema.feed.count", "schema.feed.first", at_least=7)
+def the_position_of_each_change(prober: Prober) -> None:
+    """Of a new user, whose feed begins with the first task; what changes nothing takes none."""
+    context = prober.context
+    user = User("fuzz-feed", context.mint("fuzz-feed"))
+    prober.expect(context.feed(user) is None, "a user without tasks has a feed")
+    for operation in ON_ONE_TASK:
+        prober.refuse(404, "not-found", operation.method, operation.url(), **valid(operation, user))
+    first = prober.accept(201, "POST", TASKS, **valid(CREATE, user)).json()["id"]
+    feed = context.feed(user)
+    prober.expect(feed and feed.seq > START_OF_2020, "the feed did not begin at the time in milliseconds")
+    prober.accept(201, "POST", TASKS, **valid(CREATE, user))
+    for operation in ON_ONE_TASK:
+        changes = operation.effect is not None
+        before = context.feed(user)
+        prober.accept(operation.status, operation.method, operation.url(first), **valid(operation, user))
+        after = context.feed(user)
+        assert before is not None
+        assert after is not None
+        prober.expect(after.seq == before.seq + changes, f"{operation.name} moved the feed to {after.seq}")
+        prober.expect(after.seq == after.last_position, f"{operation.name} has not the last position")
+        prober.expect(after.live_tasks == after.counted_tasks, f"{operation.name} miscounted the tasks")

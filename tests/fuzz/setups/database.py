@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from httpx2 import Response
 
+from db import SCHEMA_REVISION
 from tests.environment import FAIL_WITH_TITLE, Sql, new_database
 from tests.fuzz.context import User
 from tests.fuzz.lab import Lab, accept_each_operation, log_lines, refuse_each_operation, set_up
@@ -183,9 +184,12 @@ SQLSTATES = {**dict(sqlstates()), "57P01": 503, "53300": 503, "08006": 503, "235
 UNREADY = (
     ("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY", "ALTER TABLE tasks ENABLE ROW LEVEL SECURITY",
      "Row security is not active."),
+    ("ALTER TABLE feeds DISABLE ROW LEVEL SECURITY", "ALTER TABLE feeds ENABLE ROW LEVEL SECURITY",
+     "Row security is not active."),
     ("REVOKE SELECT ON alembic_version FROM tasks_api", "GRANT SELECT ON alembic_version TO tasks_api",
      "The schema is not migrated."),
-    ("UPDATE alembic_version SET version_num = '0000'", "UPDATE alembic_version SET version_num = '0001'",
+    ("UPDATE alembic_version SET version_num = '0000'",
+     f"UPDATE alembic_version SET version_num = '{SCHEMA_REVISION}'",
      "The schema is not migrated."),
 )  # fmt: skip
 """What makes a database unusable, what repairs it, and how the service explains it."""
@@ -198,7 +202,7 @@ def a_database_of_a_later_version(lab: Lab) -> None:
         try:
             prober.accept(200, "GET", "/health/ready")
         finally:
-            lab.context.sql("UPDATE alembic_version SET version_num = '0001'")
+            lab.context.sql(f"UPDATE alembic_version SET version_num = '{SCHEMA_REVISION}'")
 
 
 @set_up("health.ready", "schema.revision", at_least=2 * len(UNREADY))
