@@ -80,6 +80,13 @@ NOT_FOUND = ProblemType(
     "Not found",
     "The path does not exist, or you have no such task.",
 )
+CONFLICTING_PARAMETERS = ProblemType(
+    "conflicting-parameters",
+    409,
+    "Conflicting parameters",
+    "Each parameter is valid, but two of them contradict each other, such as a range that ends before "
+    "it begins. Leave one of them out.",
+)
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
     405,
@@ -143,6 +150,7 @@ TYPES = {
         INSUFFICIENT_SCOPE,
         NOT_FOUND,
         UNKNOWN_CURSOR,
+        CONFLICTING_PARAMETERS,
         METHOD_NOT_ALLOWED,
         REQUEST_TIMEOUT,
         BODY_TOO_LARGE,

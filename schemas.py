@@ -6,7 +6,7 @@ Source of the rules: specs/api/rest-endpoints.md, section 2. No SQL and no HTTP.
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     MISSING,
@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
@@ -29,6 +30,9 @@ WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NO_NUL = r"^[^\x00]*$"
 _NON_SPACE = rf"[^\x00{WHITE_SPACE}]"
 TITLE_PATTERN = rf"^[{WHITE_SPACE}]*{_NON_SPACE}([^\x00]{{0,198}}{_NON_SPACE})?[{WHITE_SPACE}]*$"
+
+WORDS_PATTERN = rf"^[{WHITE_SPACE}]*{_NON_SPACE}+([{WHITE_SPACE}]+{_NON_SPACE}+){{0,4}}[{WHITE_SPACE}]*$"
+_QUERY_WORDS = re.compile(WORDS_PATTERN.removesuffix("$"))
 
 # RFC 3339, section 5.6, in the years that can be stored, without leap seconds:
 # neither Python nor PostgreSQL can represent them.
@@ -72,13 +76,52 @@ def _date_time(value: object) -> datetime:
     return instant
 
 
+MAXIMUM_TAGS = 20
+
+CONFLICT = "conflict"
+"""The type of a validation error of a parameter that contradicts another one."""
+
+
 def _query_boolean(value: object) -> object:
     if value not in ("true", "false"):
         raise PydanticCustomError("boolean", "Input should be true or false")
     return value == "true"
 
 
-def _distinct(values: list[str]) -> list[str]:
+def _comma_separated(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _words(value: str) -> str:
+    if not _QUERY_WORDS.fullmatch(value):
+        raise PydanticCustomError("words", "Input should have 1 to 5 words")
+    return value
+
+
+def _with_a_date(time: datetime | None, info: ValidationInfo) -> datetime | None:
+    if time is not None and info.data.get("due") == "none":
+        raise PydanticCustomError(CONFLICT, "Tasks without a due date are in no range")
+    return time
+
+
+def _after_from(before: datetime | None, info: ValidationInfo) -> datetime | None:
+    """Reject a range that cannot contain anything; `<name>_from` has been validated before."""
+    start = info.data.get(str(info.field_name).replace("_before", "_from"))
+    if before is not None and start is not None and before <= start:
+        raise PydanticCustomError(CONFLICT, "Input should be later than the beginning of the range")
+    return before
+
+
+Values = TypeVar("Values", list[str], tuple[str, ...])
+
+
+def _few(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(values) > MAXIMUM_TAGS:
+        raise PydanticCustomError("many", "Input should be at most 20 tags")
+    return values
+
+
+def _distinct(values: Values) -> Values:
     if len(set(values)) < len(values):
         raise PydanticCustomError("distinct", "Tags should be unique")
     return values
@@ -122,7 +165,23 @@ Tag = Annotated[
 ]
 Tags = Annotated[
     list[Tag],
-    Field(max_length=20, json_schema_extra={"uniqueItems": True}),
+    Field(max_length=MAXIMUM_TAGS, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_distinct),
+]
+
+
+def _without_other_filters(deleted: bool | None, info: ValidationInfo) -> bool | None:
+    """The trash is not bounded by the quota of tasks, so filtering it could read any number of rows."""
+    if deleted and any(value is not None for value in info.data.values()):
+        raise PydanticCustomError(CONFLICT, "The trash cannot be filtered")
+    return deleted or None
+
+
+QueryBoolean = Annotated[bool, BeforeValidator(_query_boolean), WithJsonSchema({"type": "boolean"})]
+QueryTags = Annotated[
+    tuple[Tag, ...],
+    Field(json_schema_extra={"minItems": 1, "maxItems": MAXIMUM_TAGS, "uniqueItems": True}),
+    AfterValidator(_few),
     AfterValidator(_distinct),
 ]
 
@@ -130,18 +189,65 @@ Tags = Annotated[
 class TaskFilter(BaseModel):
     """Which tasks a list returns; a field that is None does not restrict it.
 
-    Each field is a query parameter that tests the column of the same name for equality. The
-    parameter's validation and OpenAPI text, the SQL and the cursor binding are all derived
-    from the field.
+    Each field is a query parameter. `services.lists.FILTERS` has its condition.
     """
 
     model_config = ConfigDict(frozen=True)
 
     completed: Annotated[
-        bool | None,
-        BeforeValidator(_query_boolean),
-        WithJsonSchema({"type": "boolean"}),
-        Field(description="Return only tasks with this value of `completed`."),
+        QueryBoolean | None, Field(description="Only tasks with this value of `completed`.")
+    ] = None
+    priority: Annotated[
+        tuple[Priority, ...] | None,
+        BeforeValidator(_comma_separated),
+        Field(
+            json_schema_extra={"explode": False, "minItems": 1},
+            description="Only tasks with one of these priorities, separated by commas.",
+        ),
+    ] = None
+    tag: Annotated[
+        QueryTags | None, Field(description="Only tasks that have this tag, or all of several.")
+    ] = None
+    any_tag: Annotated[
+        QueryTags | None, Field(description="Only tasks that have at least one of these tags.")
+    ] = None
+    due: Annotated[
+        Literal["none", "any"] | None, Field(description="Only tasks without, or with, a due date.")
+    ] = None
+    due_from: Annotated[
+        DueAt | None,
+        Field(description="Only tasks that are due then or later."),
+        AfterValidator(_with_a_date),
+    ] = None
+    due_before: Annotated[
+        DueAt | None,
+        Field(description="Only tasks that are due earlier."),
+        AfterValidator(_with_a_date),
+        AfterValidator(_after_from),
+    ] = None
+    created_from: Annotated[DueAt | None, Field(description="Only tasks created then or later.")] = None
+    created_before: Annotated[
+        DueAt | None, Field(description="Only tasks created earlier."), AfterValidator(_after_from)
+    ] = None
+    updated_from: Annotated[DueAt | None, Field(description="Only tasks last changed then or later.")] = None
+    updated_before: Annotated[
+        DueAt | None, Field(description="Only tasks last changed earlier."), AfterValidator(_after_from)
+    ] = None
+    q: Annotated[
+        Annotated[
+            str,
+            StringConstraints(max_length=200),
+            AfterValidator(_without_nul),
+            AfterValidator(_words),
+            WithJsonSchema({"type": "string", "maxLength": 200, "pattern": WORDS_PATTERN}),
+        ]
+        | None,
+        Field(description="Only tasks whose title or description contains each of these 1–5 words."),
+    ] = None
+    deleted: Annotated[
+        QueryBoolean | None,
+        Field(description="`true` lists the trash instead, which takes no other filter."),
+        AfterValidator(_without_other_filters),
     ] = None
 
     def given(self) -> dict[str, object]:
@@ -199,4 +305,4 @@ class TaskRead:
     version: Annotated[int, Field(ge=1)]
     created_at: datetime
     updated_at: datetime
-    deleted_at: None
+    deleted_at: datetime | None

@@ -2,7 +2,6 @@
 
 from itertools import accumulate
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import TypeAdapter
@@ -10,10 +9,10 @@ from pydantic import TypeAdapter
 from auth.bearer import CurrentUser
 from auth.rate_limits import RateLimits, get_rate_limits
 from db import Database, get_database
-from problems import INVALID_CURSOR, UNKNOWN_CURSOR
+from problems import CONFLICTING_PARAMETERS, INVALID_CURSOR, UNKNOWN_CURSOR
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
-from services import tasks
-from services.tasks import PAGE_BYTES
+from services import lists, tasks
+from services.lists import PAGE_BYTES
 from web import openapi
 from web.json_bodies import JSON, MERGE_PATCH, json_body
 from web.pagination import decode_cursor, encode_cursor, next_link
@@ -44,7 +43,7 @@ _TASK = openapi.success("The task.")
     response_model=list[TaskRead],
     responses={
         200: openapi.success("A page of tasks.", openapi.headers("Link", required=False)),
-        **openapi.problems_of(INVALID_CURSOR, UNKNOWN_CURSOR),
+        **openapi.problems_of(INVALID_CURSOR, UNKNOWN_CURSOR, CONFLICTING_PARAMETERS),
     },
     openapi_extra=openapi.parameters(TaskQuery),
 )
@@ -55,19 +54,24 @@ async def list_tasks(
     database: TasksDatabase,
     limits: Annotated[RateLimits, Depends(get_rate_limits)],
 ) -> Response:
-    """List your tasks, newest first.
+    """List your tasks, newest first, or in another order.
+
+    Filters are combined: a task must match all of them. Send `tag` and `any_tag` once for each
+    tag. For overdue tasks, use `completed=false&due_before=<now>`.
 
     If there are more tasks, the response has a `Link` header with `rel="next"`: request that
     URL unchanged. A page has up to `limit` tasks, and fewer if they would exceed 256 KiB.
     """
     limits.lists.enter(user_id)
     after = decode_cursor(query.cursor, user_id, query) if query.cursor is not None else None
-    found = await database.run(user_id, tasks.list_tasks, where=query, after=after, limit=query.limit + 1)
-    body, count = _page(found[: query.limit])
+    page = await database.run(
+        user_id, lists.list_tasks, where=query, sort=query.order, after=after, limit=query.limit + 1
+    )
+    body, count = _page(page.tasks[: query.limit])
     response = _json(body)
-    if len(found) > count:
-        cursor = encode_cursor(UUID(found[count - 1].id), user_id, query)
-        response.headers["Link"] = next_link("/api/tasks", request.query_params, cursor)
+    if len(page.tasks) > count:
+        cursor = encode_cursor(page.position(count), user_id, query)
+        response.headers["Link"] = next_link("/api/tasks", request.query_params.multi_items(), cursor)
     return response
 
 

@@ -18,7 +18,6 @@ from sqlalchemy import (
     ColumnElement,
     Insert,
     Integer,
-    Select,
     Text,
     Update,
     Uuid,
@@ -27,7 +26,6 @@ from sqlalchemy import (
     case,
     cast,
     exists,
-    false,
     func,
     insert,
     literal_column,
@@ -38,7 +36,7 @@ from sqlalchemy import (
 
 from database.session import UserSession
 from models import TASKS
-from schemas import TaskCreate, TaskFilter, TaskRead, TaskReplace, TaskUpdate
+from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services.feed import CALLER, first_or_next_position, next_position
 from services.search import fold
 
@@ -48,19 +46,12 @@ else:
     from uuid_utils.compat import uuid7
 
 
-PAGE_BYTES = 256 * 1024
-"""Maximum size of the JSON of a page, unless it has only one task."""
-
-_SHORT_PAGE = 51
-"""Pages of up to this many rows are read without a size limit: at most 1.3 MB."""
-
-
 class TaskNotFound(LookupError):
     """The user has no such task, whether or not another user has one."""
 
 
 # The ID as text, because psycopg2 would construct a UUID object for each row.
-_COLUMNS: list[ColumnElement[object]] = [
+COLUMNS: list[ColumnElement[Any]] = [
     cast(TASKS.c.id, Text) if field.name == "id" else TASKS.c[field.name] for field in fields(TaskRead)
 ]
 _WRITABLE = tuple(TaskReplace.model_fields)
@@ -68,9 +59,6 @@ _SEARCHED = frozenset({"title", "description"})
 """The columns that have a folded copy, `search_<name>`."""
 
 _INTEGER_1: ColumnElement[int] = literal_column("1", Integer)
-
-# The description that crosses the limit can itself have 20,000 bytes.
-_PAGE_AND_ONE_TASK: ColumnElement[int] = literal_column(str(PAGE_BYTES + 20_000), Integer)
 
 _visible = and_(
     TASKS.c.user_id == CALLER,
@@ -117,37 +105,11 @@ def _insert_statement() -> Insert:
         "seq": position.c.seq,
         **{name: _new(name) for name in _with_folded(_WRITABLE)},
     }
-    return insert(TASKS).from_select([*values], select(*values.values())).returning(*_COLUMNS)
+    return insert(TASKS).from_select([*values], select(*values.values())).returning(*COLUMNS)
 
 
 _INSERT = _insert_statement()
-_SELECT = select(*_COLUMNS).where(_this_task)
-
-
-@cache
-def _list_statement(filters: frozenset[str], continued: bool, bounded: bool) -> Select[*tuple[object, ...]]:
-    """A separate statement for each combination, so the planner sees no optional conditions."""
-    statement: Select[*tuple[object, ...]] = select(*_COLUMNS).where(_visible)
-    for name in sorted(filters):
-        statement = statement.where(TASKS.c[name] == bindparam(f"filter_{name}", type_=TASKS.c[name].type))
-    if continued:
-        statement = statement.where(TASKS.c.id < bindparam("after", type_=Uuid))
-    statement = statement.order_by(TASKS.c.id.desc()).limit(bindparam("limit", type_=Integer))
-    return _without_excess(statement) if bounded else statement
-
-
-def _without_excess(statement: Select[*tuple[object, ...]]) -> Select[*tuple[object, ...]]:
-    """Drop the tasks after the one whose description pushes the running total over PAGE_BYTES.
-
-    Only descriptions can make a page large: 20,000 of a task's 25,000 bytes. A window
-    function costs 0.6 µs per row, so short pages do not use it.
-    """
-    newest_first = TASKS.c.id.desc()
-    length = func.sum(func.octet_length(TASKS.c.description)).over(order_by=newest_first, rows=(None, 0))
-    page = statement.add_columns(TASKS.c.id.label("position"), length.label("length")).subquery("page")
-    *columns, position, total = page.c
-    fits = (total < _PAGE_AND_ONE_TASK).is_not(false())
-    return select(*columns).where(fits).order_by(position.desc())
+_SELECT = select(*COLUMNS).where(_this_task)
 
 
 @cache
@@ -160,7 +122,7 @@ def _update_statement(names: frozenset[str]) -> Update:
     changes |= {"version": TASKS.c.version + _INTEGER_1, "updated_at": clock}
     if "completed" in names:
         changes["completed_at"] = case((_new("completed"), func.coalesce(TASKS.c.completed_at, clock)))
-    return _change(changes).returning(*_COLUMNS)
+    return _change(changes).returning(*COLUMNS)
 
 
 def _change(changes: Mapping[str, ColumnElement[Any]], *, live_tasks: int = 0) -> Update:
@@ -174,26 +136,6 @@ def _change(changes: Mapping[str, ColumnElement[Any]], *, live_tasks: int = 0) -
 
 
 _DELETE = _change({"deleted_at": func.clock_timestamp()}, live_tasks=-1).returning(TASKS.c.id)
-
-
-def list_tasks(
-    session: UserSession,
-    caller: str,
-    *,
-    where: TaskFilter,
-    after: UUID | None,
-    limit: int,
-) -> list[TaskRead]:
-    """Up to `limit` of the caller's tasks that match, newest first, older than the task `after`.
-
-    Returns fewer if their descriptions exceed PAGE_BYTES. The JSON of the returned tasks
-    then also exceeds PAGE_BYTES, so the caller still has to cut the page.
-    """
-    filters = where.given()
-    statement = _list_statement(frozenset(filters), after is not None, limit > _SHORT_PAGE)
-    parameters = {f"filter_{name}": value for name, value in filters.items()}
-    rows = session.rows(statement, {"caller": caller, "after": after, "limit": limit, **parameters})
-    return [TaskRead(*row) for row in rows]
 
 
 def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:

@@ -74,7 +74,7 @@ OPERATIONS = (
         200,
         READ,
         query="completed=false&limit=5",
-        statuses=frozenset({400, 404}),
+        statuses=frozenset({400, 404, 409}),
     ),
     Operation("create_task", "POST", TASKS, 201, WRITE, body=full_task),
     Operation("get_task", "GET", f"{TASKS}/{{task_id}}", 200, READ),

@@ -14,6 +14,7 @@ TITLES: Mapping[str, str] = {
     "insufficient-scope": "Insufficient scope",
     "not-found": "Not found",
     "unknown-cursor": "Unknown cursor",
+    "conflicting-parameters": "Conflicting parameters",
     "method-not-allowed": "Method not allowed",
     "request-timeout": "Request timeout",
     "body-too-large": "Request body too large",
@@ -57,6 +58,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
         "You have no such task.",
     ),
     "unknown-cursor": ("The cursor does not belong to this list.",),
+    "conflicting-parameters": ("Two parameters contradict each other; see errors.",),
     "method-not-allowed": ("See the Allow header.",),
     "request-timeout": ("The body did not arrive in time.",),
     "body-too-large": ("The body has more than 65,536 bytes.",),
@@ -85,6 +87,17 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
 
 ITEMS = (
     "Field required.",
+    (
+        "Input should be 'created', '-created', 'due', '-due', 'priority', '-priority', 'updated' or"
+        " '-updated'."
+    ),
+    "Input should be 'none' or 'any'.",
+    "Input should be later than the beginning of the range.",
+    "Input should have 1 to 5 words.",
+    "Tasks without a due date are in no range.",
+    "The trash cannot be filtered.",
+    "The trash is sorted by updated or -updated.",
+    "Input should be at most 20 tags.",
     "Input should be 'low', 'medium' or 'high'.",
     "Input should be a UUID in its canonical form.",
     "Input should be a valid boolean.",
@@ -110,7 +123,11 @@ ITEMS = (
     "Text must not contain U+0000.",
     "The parameter is given more than once.",
     "Unknown field. Known fields: title, description, completed, priority, due_at, tags.",
-    "Unknown query parameter. Known parameters: completed, limit, cursor.",
+    (
+        "Unknown query parameter. Known parameters: completed, priority, tag, any_tag, due, due_from,"
+        " due_before, created_from, created_before, updated_from, updated_before, q, deleted, sort,"
+        " limit, cursor."
+    ),
     "Unknown query parameter. This operation takes none.",
 )
 """The details of the errors of a 422."""

@@ -155,21 +155,33 @@ def success(description: str, extra: Json | None = None) -> Json:
     }
 
 
-def parameters(model: type[BaseModel]) -> Json:
+def parameters(model: type[BaseModel]) -> dict[str, list[Json]]:
     """The declaration of the query that `parameters.query_parameters` reads, unknown to FastAPI."""
     properties = model.model_json_schema()["properties"]
-    return {
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "description": schema.pop("description"),
-                "schema": schema,
-            }
-            for name, schema in properties.items()
-        ]
-    }
+    return {"parameters": [_parameter(name, schema) for name, schema in properties.items()]}
+
+
+def _parameter(name: str, schema: Json) -> Json:
+    """One query parameter; its schema describes the value if present, because it cannot be null."""
+    description, explode = schema.pop("description"), schema.pop("explode", None)
+    alternatives = schema.pop("anyOf", [])
+    assert isinstance(alternatives, list)
+    for alternative in alternatives:
+        if alternative != {"type": "null"}:
+            schema |= alternative
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    schema.pop("title", None)
+    style: Json = {} if explode is None else {"style": "form", "explode": explode}
+    declared: Json = {"name": name, "in": "query", "required": False, "description": description}
+    return {**declared, **style, "schema": schema}
+
+
+def repeatable(parameter: Json) -> bool:
+    """Whether a query parameter is an array that takes one value at a time."""
+    schema = parameter["schema"]
+    assert isinstance(schema, dict)
+    return schema.get("type") == "array" and parameter.get("explode") is not False
 
 
 def request_body(model: type[BaseModel], *media_types: str) -> Json:

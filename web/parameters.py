@@ -2,20 +2,31 @@
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from auth.bearer import get_current_user
-from problems import INVALID_REQUEST, ProblemError, ProblemItem
-from schemas import TaskFilter
-from web.pagination import CURSOR_PATTERN
+from problems import CONFLICTING_PARAMETERS, INVALID_REQUEST, ProblemError, ProblemItem
+from schemas import CONFLICT, TaskFilter
+from web import openapi
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+CURSOR_PATTERN = r"^[A-Za-z0-9_-]{43}$"
+"""Base64url (RFC 4648, section 5) without padding, of the 32 bytes of a cursor: see `pagination`."""
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
@@ -38,8 +49,8 @@ async def check_query_names(request: Request) -> None:
         items.append(ProblemItem(detail=f"Unknown query parameter. {known}", parameter=""))
     items += [
         ProblemItem(detail="The parameter is given more than once.", parameter=name)
-        for name in declared
-        if given.count(name) > 1
+        for name, repeatable in declared.items()
+        if given.count(name) > 1 and not repeatable
     ]
     if items:
         if get_current_user not in request.app.dependency_overrides:
@@ -47,11 +58,16 @@ async def check_query_names(request: Request) -> None:
         raise invalid_parameters(items)
 
 
-def _declared(request: Request) -> list[str]:
+def _declared(request: Request) -> dict[str, bool]:
+    """The names of the query parameters, and whether each can be repeated."""
     app: FastAPI = request.app
     paths: dict[str, dict[str, Any]] = app.openapi()["paths"]
     operation = paths.get(request.scope["route"].path_format, {}).get(request.method.lower(), {})
-    return [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+    return {
+        each["name"]: openapi.repeatable(each)
+        for each in operation.get("parameters", ())
+        if each["in"] == "query"
+    }
 
 
 def query_parameters(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
@@ -60,14 +76,30 @@ def query_parameters(model: type[ModelT]) -> Callable[[Request], Awaitable[Model
     Raises what FastAPI raises for its own query models, which cost about 70 µs per request.
     """
 
+    declared = openapi.parameters(model)["parameters"]
+    repeatable = {str(each["name"]) for each in declared if openapi.repeatable(each)}
+
     async def read(request: Request) -> ModelT:
+        query = request.query_params
+        given: dict[str, object] = dict(query)
+        given |= {name: query.getlist(name) for name in repeatable & given.keys()}
         try:
-            return model.model_validate(dict(request.query_params))
+            return model.model_validate(given)
         except ValidationError as error:
-            located = [{**each, "loc": ("query", *each["loc"])} for each in error.errors()]
+            found = error.errors()
+            if all(each["type"] == CONFLICT for each in found):
+                raise _conflicting(found) from None
+            located = [{**each, "loc": ("query", *each["loc"])} for each in found]
             raise RequestValidationError(located) from None
 
     return read
+
+
+def _conflicting(found: Iterable[ErrorDetails]) -> ProblemError:
+    items = [ProblemItem(detail=f"{each['msg']}.", parameter=str(each["loc"][0])) for each in found]
+    return ProblemError(
+        CONFLICTING_PARAMETERS, "Two parameters contradict each other; see errors.", errors=items
+    )
 
 
 def invalid_parameters(items: Iterable[ProblemItem]) -> ProblemError:
@@ -89,17 +121,33 @@ def _canonical(value: object) -> object:
 TaskId = Annotated[UUID, BeforeValidator(_canonical), Path(description="The task's ID.")]
 
 
+def _possible(sort: str | None, info: ValidationInfo) -> str | None:
+    if sort and info.data.get("deleted") and not sort.endswith("updated"):
+        raise PydanticCustomError(CONFLICT, "The trash is sorted by updated or -updated")
+    return sort
+
+
 class TaskQuery(TaskFilter):
     """The query parameters of the list: which tasks, and which page of them."""
 
+    sort: Annotated[
+        Literal["created", "-created", "due", "-due", "priority", "-priority", "updated", "-updated"] | None,
+        Field(
+            description="The order, descending with a minus sign. Tasks without a due date come last."
+            " The default is `-created`, and `-updated` for the trash, which has no other order."
+        ),
+        AfterValidator(_possible),
+    ] = None
     limit: Annotated[
         int,
         Field(ge=1, le=MAXIMUM_LIMIT, description="Maximum number of tasks on a page."),
         BeforeValidator(_whole_number),
     ] = DEFAULT_LIMIT
-    # The schema describes the value if present: a query parameter cannot be null.
     cursor: Annotated[
-        str | None,
-        WithJsonSchema({"type": "string", "pattern": CURSOR_PATTERN}),
+        Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR_PATTERN})] | None,
         Field(description="Where the page begins; taken from the `next` link."),
     ] = None
+
+    @property
+    def order(self) -> str:
+        return self.sort or ("-updated" if self.deleted else "-created")

@@ -1,6 +1,7 @@
 """What an operation may cost, whatever the machine: one message, one thread, and no scan of the table."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextvars import Context
@@ -16,48 +17,71 @@ from fastapi.testclient import TestClient
 from sqlalchemy import URL
 
 from main import create_app
-from schemas import TaskFilter
+from services.lists import ORDERS, Position
 from tests import environment
 from tests.conftest import MakeSettings
 from tests.environment import Sql, alembic, new_database
 from tests.factories import new_task
 from tests.operations import OPERATIONS, Operation
 from tests.protocol_proxy import ProtocolProxy, protocol_proxy
-from tests.support import SECRET, TASKS, client_as
+from tests.support import SECRET, TASKS, Caller, client_as
 from tools.tokens import mint
 from web.pagination import encode_cursor
+from web.parameters import TaskQuery
 
 Ts = TypeVarTuple("Ts")
+Explain = Callable[[str], str]
 
 USER = "user-7"
-NEWEST = UUID(int=2**128 - 1)
+MIDDLE = Position(1_800_000_000_000_000, UUID(int=20_000))
+"""In the middle of most orders."""
 
 
-def page(query: str) -> Operation:
+def page(query: str, after: Position = MIDDLE) -> Operation:
     """The list with this query, from a cursor."""
-    where = TaskFilter.model_validate(dict(parse_qsl(query)))
-    return replace(BY_NAME["list_tasks"], query=f"{query}&cursor={encode_cursor(NEWEST, USER, where)}")
+    given: dict[str, object] = dict(parse_qsl(query))
+    given |= {name: [given[name]] for name in ("tag", "any_tag") if name in given}
+    where = TaskQuery.model_validate(given)
+    return replace(BY_NAME["list_tasks"], query=f"{query}&cursor={encode_cursor(after, USER, where)}")
 
 
-def filtered_pages() -> dict[str, Operation]:
-    """A page for each filter, with a value that its schema allows."""
-    fields = TaskFilter.model_json_schema()["properties"]
-    values = {
-        name: "true" if schema["type"] == "boolean" else schema.get("enum", ["x"])[0]
-        for name, schema in fields.items()
-    }
-    return {f"list a page by {name}": page(f"{name}={value}") for name, value in values.items()}
+FILTERS = (
+    "",
+    "completed=true",
+    "priority=high,low",
+    "tag=home",
+    "any_tag=home",
+    "due=none",
+    "due=any",
+    "due_from=2026-01-01T00:00:00Z&due_before=2036-01-01T00:00:00Z",
+    "created_from=2026-01-01T00:00:00Z&created_before=2036-01-01T00:00:00Z",
+    "updated_from=2026-01-01T00:00:00Z&updated_before=2036-01-01T00:00:00Z",
+    "q=x",
+)
+SORTS = tuple(f"{sign}{name}" for name in ORDERS for sign in ("", "-"))
+
+
+def pages() -> dict[str, Operation]:
+    """Each filter in each order: the first page, one from a cursor, and a long one."""
+    found = {}
+    for sort, condition in itertools.product(SORTS, FILTERS):
+        query = f"sort={sort}&{condition}".strip("&")
+        found[f"list {query}"] = replace(BY_NAME["list_tasks"], query=query)
+        found[f"list {query}, continued"] = page(query)
+        found[f"list {query}, long"] = page(f"{query}&limit=200")
+        if sort.endswith("due"):
+            found[f"list {query}, behind the dates"] = page(query, Position(None, MIDDLE.id))
+    for sort in ("updated", "-updated"):
+        found[f"list the trash, {sort}"] = page(f"deleted=true&sort={sort}")
+    return found
 
 
 BY_NAME = {each.name: each for each in OPERATIONS}
 REQUESTS = BY_NAME | {
     "list": replace(BY_NAME["list_tasks"], query=""),
-    "list a page": page("limit=20"),
-    "list a long page": page("limit=100"),
-    **filtered_pages(),
     "update nothing": replace(BY_NAME["update_task"], body=dict),
 }
-requests = pytest.mark.parametrize("operation", REQUESTS.values(), ids=REQUESTS)
+PAGES = pages()
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +91,13 @@ def crowded(server_url: URL) -> Iterator[URL]:
         alembic(url, command.upgrade, "head")
         connection = Sql(url)
         connection(
-            "INSERT INTO tasks (user_id, id, title, completed, completed_at)"
+            "INSERT INTO tasks (user_id, id, title, completed, completed_at, priority, due_at, tags,"
+            " created_at, deleted_at)"
             " SELECT 'user-' || n % 101, lpad(to_hex(n), 32, '0')::uuid, 'x',"
-            " n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END FROM generate_series(1, 40000) n"
+            " n % 2 > 0, CASE WHEN n % 2 > 0 THEN now() END, (ARRAY['low', 'medium', 'high'])[n % 3 + 1],"
+            " CASE WHEN n % 4 > 0 THEN now() + n * interval '1 minute' END, ARRAY['home'],"
+            " now() + n * interval '1 second', CASE WHEN n % 7 = 0 THEN now() END"
+            " FROM generate_series(1, 40000) n"
         )
         connection("INSERT INTO feeds SELECT 'other-' || n, 1, 0 FROM generate_series(1, 10000) n")
         connection("VACUUM ANALYZE tasks, feeds")
@@ -77,35 +105,47 @@ def crowded(server_url: URL) -> Iterator[URL]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def line(crowded: URL) -> Iterator[ProtocolProxy]:
     with protocol_proxy(crowded) as seen:
         yield seen
 
 
-@pytest.mark.spec("tasks.round-trip", "schema.plans")
-@requests
-def test_queries_use_an_index_and_never_sort(crowded: URL, line: ProtocolProxy, operation: Operation) -> None:
+@pytest.fixture(scope="module")
+def caller(line: ProtocolProxy) -> Iterator[Caller]:
+    """A user with some of the tasks, of a service whose line to the database is watched."""
     with TestClient(create_app(environment.make_settings(line.url))) as client:
-        caller = client_as(client, USER)
-        task = caller.create()["id"]
-        line.clear()
-        assert operation.send(caller, task).status_code == operation.status
-        [message] = line.messages
+        yield client_as(client, USER)
+
+
+@pytest.fixture(scope="module")
+def explain(crowded: URL) -> Iterator[Explain]:
+    """The plan of a message of the service, under the role and in the scope that it sets itself."""
+    connection = Sql(crowded)
+
+    def plan(message: str) -> str:
+        *before, statement = message.removeprefix("Q").removesuffix("\0").split(";\n")
+        lines = connection(";\n".join([*before, f"EXPLAIN {statement}"]))
+        return "\n".join(row[0] for row in lines)
+
+    yield plan
+    connection.close()
+
+
+@pytest.mark.spec("tasks.round-trip", "schema.plans")
+@pytest.mark.parametrize("operation", [*REQUESTS.values(), *PAGES.values()], ids=[*REQUESTS, *PAGES])
+def test_queries_use_an_index_and_never_sort(
+    caller: Caller, line: ProtocolProxy, explain: Explain, operation: Operation
+) -> None:
+    task = caller.create()["id"]
+    line.clear()
+    assert operation.send(caller, task).status_code == operation.status
+    [message] = line.messages
     if operation.name != "create_task":
-        plan = explain(crowded, message)
+        plan = explain(message)
         assert "Seq Scan" not in plan, plan
         assert "Sort" not in plan, plan
         assert re.search(r"Index Cond: \(+user_id = ", plan), plan
-
-
-def explain(database: URL, message: str) -> str:
-    """The plan of a message of the service, under the role and in the scope that it sets itself."""
-    *before, statement = message.removeprefix("Q").removesuffix("\0").split(";\n")
-    connection = Sql(database)
-    lines = connection(";\n".join([*before, f"EXPLAIN {statement}"]))
-    connection.close()
-    return "\n".join(row[0] for row in lines)
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
@@ -121,7 +161,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 @pytest.mark.spec("tasks.one-hop")
-@requests
+@pytest.mark.parametrize("operation", REQUESTS.values(), ids=REQUESTS)
 def test_a_request_uses_one_thread_hop(make_settings: MakeSettings, operation: Operation) -> None:
     user = {"Authorization": f"Bearer {mint(SECRET, USER)}"}
 

@@ -77,6 +77,7 @@ _PROBLEMS: Mapping[str, int] = {
     "request-timeout": 408,
     "body-too-large": 413,
     "unsupported-media-type": 415,
+    "conflicting-parameters": 409,
     "invalid-request": 422,
     "too-many-requests": 429,
     "internal-error": 500,
@@ -103,11 +104,18 @@ def link_target(link: str) -> str:
 
 
 def accepts_query(case: Case[Any], request: PreparedRequest) -> bool:
-    """Whether every query parameter is declared and none is repeated."""
+    """Whether every query parameter is declared, and none is repeated but those that are arrays."""
     operation = _CONTRACT["paths"][case.operation.path][case.operation.method.lower()]
-    known = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
+    known = {each["name"]: each for each in operation.get("parameters", []) if each["in"] == "query"}
+    repeatable = {
+        name
+        for name, each in known.items()
+        if each["schema"].get("type") == "array" and each.get("explode", True)
+    }
     given = parse_qs(urlsplit(request.url or "").query, keep_blank_values=True)
-    return given.keys() <= known and all(len(values) == 1 for values in given.values())
+    return given.keys() <= known.keys() and all(
+        len(values) == 1 or name in repeatable for name, values in given.items()
+    )
 
 
 def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) -> Iterator[str]:
@@ -164,8 +172,8 @@ def check_problem(response: Response) -> Iterator[str]:
         yield "the challenge and the problem have different reasons"
     if [problem.get("instance")] != response.headers.get("x-request-id"):
         yield "the problem does not name its request"
-    if ("errors" in problem) != (response.status_code == 422):
-        yield "errors belong to a 422, and only to it"
+    if ("errors" in problem) != (response.status_code in {409, 422}):
+        yield "errors belong to a 409 or 422, and only to them"
     if not all(
         each.keys() - _LOCATIONS == {"detail"} and len(each) == 2 for each in problem.get("errors", ())
     ):

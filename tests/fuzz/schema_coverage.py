@@ -32,9 +32,7 @@ UNREACHED: Mapping[str, str] = {
     "/health/live: status 503": "needs threads that are all stuck: tests/database/test_hung_connections.py",
     "/health/ready: status 500": "needs a bug: tests/http/test_problems.py",
     "/problems/{name}: status 500": "needs a bug: tests/http/test_problems.py",
-    "task_id: type violated": "cannot be violated: every path segment is a string",
-    "name: type violated": "cannot be violated: every path segment is a string",
-    "cursor: type violated": "cannot be violated: every query value is a string",
+    "minItems violated": "cannot be violated: an array without a value is a parameter that is not sent",
 }
 """Why a part of the contract, whose name ends with this, is not reached."""
 
@@ -61,7 +59,7 @@ class SchemaCoverage:
             if match and operation:
                 name = f"{method} {path}"
                 self._reach(f"{name}: status {status}")
-                self._record_parameters(name, operation, match.groups(), target.query)
+                self._record_parameters(name, operation, match.groups(), target.query, headers)
                 self._record_body(name, operation, headers, body)
 
     def unreached(self) -> Iterator[str]:
@@ -95,7 +93,7 @@ class SchemaCoverage:
                 yield from (f"{name}: status {status}" for status in operation["responses"])
                 for each in operation.get("parameters", []):
                     yield f"{name}: {each['name']} sent"
-                    yield from _keywords(f"{name}: {each['name']}", each["schema"])
+                    yield from _keywords(f"{name}: {each['name']}", _of_texts(each["schema"]))
                 for media_type, schema in self._bodies(operation):
                     yield f"{name}: {media_type} sent"
                     yield from _keywords(f"{name}: {media_type}", schema)
@@ -105,14 +103,32 @@ class SchemaCoverage:
             reference = content["schema"]["$ref"].rpartition("/")[2]
             yield media_type, self._contract["components"]["schemas"][reference]
 
-    def _record_parameters(self, name: str, operation: Schema, segments: tuple[str, ...], query: str) -> None:
+    def _record_parameters(
+        self,
+        name: str,
+        operation: Schema,
+        segments: tuple[str, ...],
+        query: str,
+        headers: Mapping[str, str],
+    ) -> None:
         given = parse_qs(query, keep_blank_values=True)
         in_path = iter(segments)
         for each in operation.get("parameters", []):
-            values = [unquote(next(in_path))] if each["in"] == "path" else given.get(each["name"], [])
+            place, schema = f"{name}: {each['name']}", each["schema"]
+            if each["in"] == "path":
+                values = [unquote(next(in_path))]
+            elif each["in"] == "header":
+                values = [headers[each["name"]]] if each["name"] in headers else []
+            else:
+                values = given.get(each["name"], [])
+            if values and schema.get("type") == "array":
+                self._reach(f"{place} sent")
+                exploded = values if each.get("explode", True) else values[0].split(",")
+                self._visit(place, _of_texts(schema), exploded)
+                continue
             for value in values:
-                self._reach(f"{name}: {each['name']} sent")
-                self._visit(f"{name}: {each['name']}", each["schema"], _typed(value, each["schema"]))
+                self._reach(f"{place} sent")
+                self._visit(place, _of_texts(schema), _typed(value, schema))
 
     def _record_body(
         self, name: str, operation: Schema, headers: Mapping[str, str], body: bytes | None
@@ -163,6 +179,15 @@ def _keywords(place: str, schema: Schema) -> Iterator[str]:
         yield from _keywords(f"{place}.{name}", inner)
     if "items" in schema:
         yield from _keywords(f"{place}[]", schema["items"])
+
+
+def _of_texts(schema: Schema) -> Schema:
+    """The schema of a parameter without the types that every text has."""
+    inner = {"items": _of_texts(schema["items"])} if "items" in schema else {}
+    kept = {
+        name: value for name, value in schema.items() if name != "type" or value not in {"string", "array"}
+    }
+    return {**kept, **inner}
 
 
 def _is_valid(schema: Schema, value: object) -> bool:
