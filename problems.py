@@ -87,6 +87,27 @@ CONFLICTING_PARAMETERS = ProblemType(
     "Each parameter is valid, but two of them contradict each other, such as a range that ends before "
     "it begins. Leave one of them out.",
 )
+INVALID_PRECONDITION = ProblemType(
+    "invalid-precondition",
+    400,
+    "Invalid precondition",
+    "If-Match and If-None-Match take `*` or a list of entity tags, each in double quotes, as in the ETag "
+    "header of a response.",
+)
+PRECONDITION_FAILED = ProblemType(
+    "precondition-failed",
+    412,
+    "Precondition failed",
+    "The task has changed since you read it: If-Match does not name its current version, which is in "
+    "the ETag header. Read it again, and decide whether your change still applies.",
+)
+PRECONDITION_REQUIRED = ProblemType(
+    "precondition-required",
+    428,
+    "Precondition required",
+    "This service does not change a task without If-Match. Send the entity tag of the task that you "
+    "have read, or `*` to overwrite whatever it is.",
+)
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
     405,
@@ -151,6 +172,9 @@ TYPES = {
         NOT_FOUND,
         UNKNOWN_CURSOR,
         CONFLICTING_PARAMETERS,
+        INVALID_PRECONDITION,
+        PRECONDITION_FAILED,
+        PRECONDITION_REQUIRED,
         METHOD_NOT_ALLOWED,
         REQUEST_TIMEOUT,
         BODY_TOO_LARGE,

@@ -223,6 +223,8 @@ class Settings(DatabaseSettings):
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
 
+    require_if_match: bool = False
+
     rate_limit_requests: Rate = limits.parse("600/minute")
     rate_limit_auth_failures: Rate = limits.parse("60/minute")
     rate_limit_storage_url: StorageURL = SecretStr("memory://")

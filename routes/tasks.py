@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from auth.bearer import CurrentUser
 from auth.rate_limits import RateLimits, get_rate_limits
 from db import Database, get_database
-from problems import CONFLICTING_PARAMETERS, INVALID_CURSOR, UNKNOWN_CURSOR
+from problems import CONFLICTING_PARAMETERS, INVALID_CURSOR, INVALID_PRECONDITION, UNKNOWN_CURSOR
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services import lists, tasks
 from services.lists import PAGE_BYTES
@@ -17,6 +17,14 @@ from web import openapi
 from web.json_bodies import JSON, MERGE_PATCH, json_body
 from web.pagination import decode_cursor, encode_cursor, next_link
 from web.parameters import TaskId, TaskQuery, query_parameters
+from web.preconditions import (
+    IfMatch,
+    IfNoneMatch,
+    known_positions,
+    list_tag,
+    task_tag,
+    unless_known,
+)
 from web.routing import UserDataRoute
 
 router = APIRouter(
@@ -35,17 +43,26 @@ Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
 
 _task_json = TypeAdapter(TaskRead).dump_json
 _list_json = TypeAdapter(list[TaskRead]).dump_json
-_TASK = openapi.success("The task.")
+_TASK = openapi.success("The task.", openapi.headers("ETag"))
+_NOT_MODIFIED = openapi.not_modified("The task is the one that If-None-Match names.")
+_IF_MATCH = {"parameters": [openapi.header("If-Match")]}
+_IF_NONE_MATCH = {"parameters": [openapi.header("If-None-Match")]}
+_LIST_PARAMETERS = {
+    "parameters": [*openapi.parameters(TaskQuery)["parameters"], *_IF_NONE_MATCH["parameters"]]
+}
 
 
 @router.get(
     "",
     response_model=list[TaskRead],
     responses={
-        200: openapi.success("A page of tasks.", openapi.headers("Link", required=False)),
+        200: openapi.success(
+            "A page of tasks.", openapi.headers("ETag") | openapi.headers("Link", required=False)
+        ),
+        304: openapi.not_modified("Nothing has changed since the response that If-None-Match names."),
         **openapi.problems_of(INVALID_CURSOR, UNKNOWN_CURSOR, CONFLICTING_PARAMETERS),
     },
-    openapi_extra=openapi.parameters(TaskQuery),
+    openapi_extra=_LIST_PARAMETERS,
 )
 async def list_tasks(
     request: Request,
@@ -53,6 +70,7 @@ async def list_tasks(
     query: ListQuery,
     database: TasksDatabase,
     limits: Annotated[RateLimits, Depends(get_rate_limits)],
+    known: IfNoneMatch,
 ) -> Response:
     """List your tasks, newest first, or in another order.
 
@@ -65,14 +83,20 @@ async def list_tasks(
     limits.lists.enter(user_id)
     after = decode_cursor(query.cursor, user_id, query) if query.cursor is not None else None
     page = await database.run(
-        user_id, lists.list_tasks, where=query, sort=query.order, after=after, limit=query.limit + 1
+        user_id,
+        lists.list_tasks,
+        where=query,
+        sort=query.order,
+        after=after,
+        limit=query.limit + 1,
+        known=known_positions(known, user_id, query.text),
     )
     body, count = _page(page.tasks[: query.limit])
     response = _json(body)
     if len(page.tasks) > count:
         cursor = encode_cursor(page.position(count), user_id, query)
         response.headers["Link"] = next_link("/api/tasks", request.query_params.multi_items(), cursor)
-    return response
+    return unless_known(response, list_tag(page.feed, user_id, query.text), known)
 
 
 @router.post(
@@ -80,7 +104,7 @@ async def list_tasks(
     status_code=201,
     response_model=TaskRead,
     responses={
-        201: openapi.success("The new task.", openapi.headers("Location")),
+        201: openapi.success("The new task.", openapi.headers("Location", "ETag")),
         **openapi.problems_of(*openapi.BODY_PROBLEMS),
     },
     openapi_extra=openapi.request_body(TaskCreate, JSON),
@@ -91,7 +115,7 @@ async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDataba
     Sending the same body twice creates two tasks.
     """
     task = await database.run(user_id, tasks.create_task, body)
-    response = _json(_task_json(task), status=201)
+    response = _task(task, status=201)
     response.headers["Location"] = f"/api/tasks/{task.id}"
     return response
 
@@ -99,43 +123,54 @@ async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDataba
 @router.get(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _TASK, **openapi.problems_of(*openapi.ID_PROBLEMS)},
+    responses={
+        200: _TASK,
+        304: _NOT_MODIFIED,
+        **openapi.problems_of(INVALID_PRECONDITION, *openapi.ID_PROBLEMS),
+    },
+    openapi_extra=_IF_NONE_MATCH,
 )
-async def get_task(task_id: TaskId, user_id: CurrentUser, database: TasksDatabase) -> Response:
-    """Get one of your tasks."""
-    return _json(_task_json(await database.run(user_id, tasks.get_task, task_id)))
+async def get_task(
+    task_id: TaskId, user_id: CurrentUser, known: IfNoneMatch, database: TasksDatabase
+) -> Response:
+    """Get one of your tasks.
+
+    With the `ETag` of an earlier response in `If-None-Match`, an unchanged task is 304.
+    """
+    task = await database.run(user_id, tasks.get_task, task_id)
+    return unless_known(_json(_task_json(task)), task_tag(task.version, user_id), known)
 
 
 @router.put(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.ID_PROBLEMS)},
-    openapi_extra=openapi.request_body(TaskReplace, JSON),
+    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.CHANGE_PROBLEMS)},
+    openapi_extra=openapi.request_body(TaskReplace, JSON) | _IF_MATCH,
 )
 async def replace_task(
-    task_id: TaskId, user_id: CurrentUser, body: WholeTask, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, body: WholeTask, versions: IfMatch, database: TasksDatabase
 ) -> Response:
     """Replace every writable field of a task.
 
     A field that you omit takes its default. PUT never creates a task.
     """
-    return _json(_task_json(await database.run(user_id, tasks.replace_task, task_id, body)))
+    return _task(await database.run(user_id, tasks.replace_task, task_id, body, versions))
 
 
 @router.patch(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.ID_PROBLEMS)},
-    openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH),
+    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.CHANGE_PROBLEMS)},
+    openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH) | _IF_MATCH,
 )
 async def update_task(
-    task_id: TaskId, user_id: CurrentUser, body: Patch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, body: Patch, versions: IfMatch, database: TasksDatabase
 ) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
     A field that you omit keeps its value; null clears `description` and `due_at`.
     """
-    return _json(_task_json(await database.run(user_id, tasks.update_task, task_id, body)))
+    return _task(await database.run(user_id, tasks.update_task, task_id, body, versions))
 
 
 @router.delete(
@@ -144,13 +179,22 @@ async def update_task(
     response_class=Response,
     responses={
         204: {"description": "The task is deleted.", "headers": openapi.headers("X-Request-ID")},
-        **openapi.problems_of(*openapi.ID_PROBLEMS),
+        **openapi.problems_of(INVALID_PRECONDITION, *openapi.CHANGE_PROBLEMS),
     },
+    openapi_extra=_IF_MATCH,
 )
-async def delete_task(task_id: TaskId, user_id: CurrentUser, database: TasksDatabase) -> Response:
+async def delete_task(
+    task_id: TaskId, user_id: CurrentUser, versions: IfMatch, database: TasksDatabase
+) -> Response:
     """Delete a task. Deleting it again returns 404."""
-    await database.run(user_id, tasks.delete_task, task_id)
+    await database.run(user_id, tasks.delete_task, task_id, versions)
     return Response(status_code=204)
+
+
+def _task(task: TaskRead, status: int = 200) -> Response:
+    response = _json(_task_json(task), status)
+    response.headers["ETag"] = task_tag(task.version, task.user_id)
+    return response
 
 
 def _json(body: bytes, status: int = 200) -> Response:

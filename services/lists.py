@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     ColumnElement,
     DateTime,
@@ -26,13 +27,14 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    true,
     tuple_,
     union_all,
 )
 from sqlalchemy.types import TypeEngine
 
 from database.session import UserSession
-from models import PRIORITY_RANK, TASKS
+from models import FEEDS, PRIORITY_RANK, TASKS
 from schemas import TaskFilter, TaskRead
 from services.feed import CALLER
 from services.search import fold, pattern
@@ -159,13 +161,15 @@ ORDERS: Mapping[str, Order] = {
 @dataclass(frozen=True)
 class Page:
     tasks: list[TaskRead]
+    feed: int
+    """The position of the last change of the user, on which the page depends; 0 without a feed."""
     _rows: Sequence[Sequence[Any]]
     _order: Order
 
     def position(self, count: int) -> Position:
         """The position behind the first `count` tasks."""
         task = self.tasks[count - 1]
-        return Position(self._order.key(task, self._rows[count - 1][-1]), UUID(task.id))
+        return Position(self._order.key(task, self._rows[count - 1][-2]), UUID(task.id))
 
 
 def list_tasks(
@@ -176,19 +180,22 @@ def list_tasks(
     sort: str,
     after: Position | None,
     limit: int,
+    known: Sequence[int] = (),
 ) -> Page:
     """Up to `limit` of the caller's tasks that match, in this order, behind the position `after`.
 
     Returns fewer if their descriptions exceed PAGE_BYTES. The JSON of the returned tasks
-    then also exceeds PAGE_BYTES, so the caller still has to cut the page.
+    then also exceeds PAGE_BYTES, so the caller still has to cut the page. Reads no tasks if the feed
+    is at one of the positions `known`.
     """
     order, filters = ORDERS[sort.removeprefix("-")], where.given()
     parts = _parts(order, filters, after)
-    statement = _statement(sort, parts, frozenset(filters), after is not None, limit > _SHORT_PAGE)
+    shape = _Shape(sort, parts, frozenset(filters), after is not None, limit > _SHORT_PAGE, bool(known))
     values = {f"filter_{name}": _TO_SQL.get(name, _as_is)(value) for name, value in filters.items()}
-    parameters = {"caller": caller, "limit": limit, **_after(order, after), **values}
-    rows = session.ordered_rows(statement, parameters)
-    return Page([TaskRead(*row[:-1]) for row in rows], rows, order)
+    parameters = {"caller": caller, "limit": limit, "known": list(known), **_after(order, after), **values}
+    rows = session.ordered_rows(_statement(shape), parameters)
+    feed, found = rows[0][-1], [row for row in rows if row[0] is not None]
+    return Page([TaskRead(*row[:-2]) for row in found], feed, found, order)
 
 
 def _as_is(value: object) -> object:
@@ -213,46 +220,68 @@ def _after(order: Order, after: Position | None) -> dict[str, object]:
     return {"after_id": after.id, "after_key": key}
 
 
-@lru_cache(_STATEMENTS)
-def _statement(
-    sort: str, parts: tuple[int, ...], filters: frozenset[str], continued: bool, bounded: bool
-) -> Statement:
-    """A statement for each combination, so that the planner sees no optional conditions.
+class _Shape(NamedTuple):
+    """What the text of a statement depends on; the rest are parameters."""
 
-    Only the first part continues behind a position. A second part fills what the first one has
+    sort: str
+    parts: tuple[int, ...]
+    filters: frozenset[str]
+    continued: bool
+    bounded: bool
+    conditional: bool
+
+    @property
+    def descending(self) -> bool:
+        return self.sort.startswith("-")
+
+
+_feed = select(
+    func.coalesce(
+        select(FEEDS.c.seq).where(FEEDS.c.user_id == CALLER).scalar_subquery(), literal_column("0")
+    ).label("feed")
+).cte("feed")
+
+
+@lru_cache(_STATEMENTS)
+def _statement(shape: _Shape) -> Statement:
+    """A statement for each shape, so that the planner sees no optional conditions.
+
+    Returns the tasks of the page, or one row without a task, each with the position of the feed.
+    """
+    page = _page(shape).subquery("tasks")
+    return select(*page.c, _feed.c.feed).select_from(_feed.outerjoin(page, true()))
+
+
+def _page(shape: _Shape) -> Statement:
+    """Only the first part continues behind a position. A second part fills what the first one has
     left of the page; the results follow each other without a sort.
     """
-    order, limit = ORDERS[sort.removeprefix("-")], bindparam("limit", type_=Integer)
-    chosen = [order.parts[index] for index in parts]
-    descending = sort.startswith("-")
-    first = _scan(chosen[0], filters, descending, limit, continued, bounded)
+    limit = bindparam("limit", type_=Integer)
+    chosen = [ORDERS[shape.sort.removeprefix("-")].parts[index] for index in shape.parts]
+    first = _scan(chosen[0], shape, limit)
     if len(chosen) == 1:
         return first
     page = first.cte("first")
     left = limit - select(func.count()).select_from(page).scalar_subquery()
-    rest = _scan(chosen[1], filters, descending, left, continued=False, bounded=bounded)
+    rest = _scan(chosen[1], shape._replace(continued=False), left)
     return select(union_all(select(*page.c), select(*rest.subquery().c)).subquery())
 
 
-def _scan(
-    part: Part,
-    filters: frozenset[str],
-    descending: bool,
-    limit: ColumnElement[int],
-    continued: bool,
-    bounded: bool,
-) -> Statement:
-    live = TASKS.c.deleted_at.is_not(None) if "deleted" in filters else TASKS.c.deleted_at.is_(None)
+def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
+    live = TASKS.c.deleted_at.is_not(None) if "deleted" in shape.filters else TASKS.c.deleted_at.is_(None)
     statement: Statement = select(*COLUMNS, TASKS.c.seq).where(TASKS.c.user_id == CALLER, live)
-    statement = statement.where(*(FILTERS[name] for name in sorted(filters - {"deleted"})))
+    statement = statement.where(*(FILTERS[name] for name in sorted(shape.filters - {"deleted"})))
     if part.condition is not None:
         statement = statement.where(part.condition)
-    if continued:
+    if shape.conditional:
+        known = bindparam("known", type_=ARRAY(BigInteger))
+        statement = statement.where(select(_feed.c.feed).scalar_subquery() != func.all(known))
+    if shape.continued:
         here, after = tuple_(*part.columns), tuple_(*_position(part))
-        statement = statement.where(here < after if descending else here > after)
-    keys = [column.desc() if descending else column.asc() for column in part.columns]
+        statement = statement.where(here < after if shape.descending else here > after)
+    keys = [column.desc() if shape.descending else column.asc() for column in part.columns]
     statement = statement.order_by(*keys).limit(limit)
-    return _without_excess(statement, part.columns, descending) if bounded else statement
+    return _without_excess(statement, part.columns, shape.descending) if shape.bounded else statement
 
 
 def _position(part: Part) -> list[ColumnElement[Any]]:

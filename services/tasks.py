@@ -1,6 +1,7 @@
 """The operations on tasks: one SQL statement each, and the rules that it enforces.
 
-    TaskNotFound     the user has no such task
+    TaskNotFound         the user has no such task
+    PreconditionFailed   the task has another version than the change requires
 
 Statements are SQLAlchemy constructs, built once; values that differ between requests are
 bound parameters. Every statement except the INSERT filters by `_visible`, the rows that the
@@ -15,11 +16,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     ColumnElement,
+    Executable,
     Insert,
     Integer,
     Text,
-    Update,
     Uuid,
     and_,
     bindparam,
@@ -31,6 +34,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    true,
     update,
 )
 
@@ -50,6 +54,13 @@ class TaskNotFound(LookupError):
     """The user has no such task, whether or not another user has one."""
 
 
+class PreconditionFailed(Exception):
+    """The task has another version than the change requires."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+
 # The ID as text, because psycopg2 would construct a UUID object for each row.
 COLUMNS: list[ColumnElement[Any]] = [
     cast(TASKS.c.id, Text) if field.name == "id" else TASKS.c[field.name] for field in fields(TaskRead)
@@ -57,6 +68,9 @@ COLUMNS: list[ColumnElement[Any]] = [
 _WRITABLE = tuple(TaskReplace.model_fields)
 _SEARCHED = frozenset({"title", "description"})
 """The columns that have a folded copy, `search_<name>`."""
+
+# Wider than the column, because a client can name any number.
+_VERSIONS: ColumnElement[Any] = bindparam("versions", type_=ARRAY(BigInteger))
 
 _INTEGER_1: ColumnElement[int] = literal_column("1", Integer)
 
@@ -113,8 +127,8 @@ _SELECT = select(*COLUMNS).where(_this_task)
 
 
 @cache
-def _update_statement(names: frozenset[str]) -> Update:
-    """The statement that sets these columns. At most 2⁶ are ever built."""
+def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
+    """The statement that sets these columns. At most 2⁷ are ever built."""
     # clock_timestamp(), not now(), which is the transaction's start: an update that waited
     # for the write lock would otherwise get an earlier time than the update it waited for.
     clock = func.clock_timestamp()
@@ -122,20 +136,59 @@ def _update_statement(names: frozenset[str]) -> Update:
     changes |= {"version": TASKS.c.version + _INTEGER_1, "updated_at": clock}
     if "completed" in names:
         changes["completed_at"] = case((_new("completed"), func.coalesce(TASKS.c.completed_at, clock)))
-    return _change(changes).returning(*COLUMNS)
+    return _change(changes, COLUMNS, conditional)
 
 
-def _change(changes: Mapping[str, ColumnElement[Any]], *, live_tasks: int = 0) -> Update:
-    """Change the task and take a position, or do neither."""
-    position = next_position(exists(select(null()).where(_this_task)), live_tasks=live_tasks)
-    return (
+@cache
+def _delete_statement(conditional: bool) -> Executable:
+    return _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.id], conditional, live_tasks=-1)
+
+
+def _change(
+    changes: Mapping[str, ColumnElement[Any]],
+    returned: Sequence[ColumnElement[Any]],
+    conditional: bool,
+    *,
+    live_tasks: int = 0,
+) -> Executable:
+    """Change the task and take a position, or do neither. One row if there is the task.
+
+    A conditional change only replaces one of the given versions. Its row begins with the version
+    that it found, which tells a task of another version from one that does not exist.
+    """
+    this_version = and_(_this_task, TASKS.c.version == func.any(_VERSIONS)) if conditional else _this_task
+    position = next_position(exists(select(null()).where(this_version)), live_tasks=live_tasks)
+    changed = (
         update(TASKS)
         .where(_this_task, position.c.seq.is_not(None))
         .values({**changes, "seq": position.c.seq})
+        .returning(*returned)
     )
+    if not conditional:
+        return changed
+    found, outcome = select(TASKS.c.version).where(_this_task).cte("found"), changed.cte("changed")
+    return select(found.c.version, *outcome.c).select_from(found.outerjoin(outcome, true()))
 
 
-_DELETE = _change({"deleted_at": func.clock_timestamp()}, live_tasks=-1).returning(TASKS.c.id)
+def _changed(
+    session: UserSession,
+    statement: Executable,
+    parameters: Mapping[str, object],
+    versions: Sequence[int] | None,
+) -> Sequence[Any]:
+    """What the change returned. Raises TaskNotFound and PreconditionFailed."""
+    if versions is None:
+        rows = session.write(statement, parameters)
+    else:
+        rows = session.write(statement, {**parameters, "versions": list(versions)})
+    if not rows:
+        raise TaskNotFound
+    if versions is None:
+        return rows[0]
+    version, *row = rows[0]
+    if row[0] is None:
+        raise PreconditionFailed(version)
+    return row
 
 
 def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:
@@ -149,23 +202,34 @@ def get_task(session: UserSession, caller: str, task_id: UUID) -> TaskRead:
     return _task(session.rows(_SELECT, {"caller": caller, "task_id": task_id}))
 
 
-def replace_task(session: UserSession, caller: str, task_id: UUID, task: TaskReplace) -> TaskRead:
-    """Set every writable field. Raises TaskNotFound."""
+def replace_task(
+    session: UserSession, caller: str, task_id: UUID, task: TaskReplace, versions: Sequence[int] | None
+) -> TaskRead:
+    """Set every writable field, of one of these versions or, with None, of any.
+
+    Raises TaskNotFound and PreconditionFailed.
+    """
+    statement = _update_statement(frozenset(_WRITABLE), versions is not None)
     parameters = {"caller": caller, "task_id": task_id, **_values(task)}
-    return _task(session.write(_update_statement(frozenset(_WRITABLE)), parameters))
+    return TaskRead(*_changed(session, statement, parameters, versions))
 
 
-def update_task(session: UserSession, caller: str, task_id: UUID, patch: TaskUpdate) -> TaskRead:
-    """Set the fields that the patch names; an empty patch only reads. Raises TaskNotFound."""
+def update_task(
+    session: UserSession, caller: str, task_id: UUID, patch: TaskUpdate, versions: Sequence[int] | None
+) -> TaskRead:
+    """Set the fields that the patch names, like `replace_task`; an empty patch only reads."""
     names = frozenset(patch.model_fields_set)
     if not names:
-        return get_task(session, caller, task_id)
+        task = get_task(session, caller, task_id)
+        if versions is not None and task.version not in versions:
+            raise PreconditionFailed(task.version)
+        return task
     parameters = {"caller": caller, "task_id": task_id, **_values(patch, names)}
-    return _task(session.write(_update_statement(names), parameters))
+    statement = _update_statement(names, versions is not None)
+    return TaskRead(*_changed(session, statement, parameters, versions))
 
 
-def delete_task(session: UserSession, caller: str, task_id: UUID) -> None:
-    """Mark the task as deleted and keep its row. Raises TaskNotFound."""
-    parameters = {"caller": caller, "task_id": task_id}
-    if not session.write(_DELETE, parameters):
-        raise TaskNotFound
+def delete_task(session: UserSession, caller: str, task_id: UUID, versions: Sequence[int] | None) -> None:
+    """Mark the task as deleted and keep its row. Raises TaskNotFound and PreconditionFailed."""
+    statement = _delete_statement(versions is not None)
+    _changed(session, statement, {"caller": caller, "task_id": task_id}, versions)

@@ -53,8 +53,9 @@ class Operation:
     @property
     def declared_statuses(self) -> set[int]:
         body = BODY_STATUSES if self.body else set()
-        not_found = {404} if self.on_one_task else set()
-        return {self.status, *self.statuses, *COMMON_STATUSES, *body, *not_found}
+        not_found = {400, 404} if self.on_one_task else set()
+        conditional = {304} if self.method == "GET" else {412, 428} if self.on_one_task else set()
+        return {self.status, *self.statuses, *COMMON_STATUSES, *body, *not_found, *conditional}
 
     def url(self, task: str = ID) -> str:
         return self.path.format(task_id=task) + (f"?{self.query}" if self.query else "")

@@ -15,6 +15,9 @@ TITLES: Mapping[str, str] = {
     "not-found": "Not found",
     "unknown-cursor": "Unknown cursor",
     "conflicting-parameters": "Conflicting parameters",
+    "invalid-precondition": "Invalid precondition",
+    "precondition-failed": "Precondition failed",
+    "precondition-required": "Precondition required",
     "method-not-allowed": "Method not allowed",
     "request-timeout": "Request timeout",
     "body-too-large": "Request body too large",
@@ -59,6 +62,11 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     ),
     "unknown-cursor": ("The cursor does not belong to this list.",),
     "conflicting-parameters": ("Two parameters contradict each other; see errors.",),
+    "invalid-precondition": tuple(
+        f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
+    ),
+    "precondition-failed": ("If-Match does not name the current version of the task.",),
+    "precondition-required": ("Send If-Match with the entity tag of the task.",),
     "method-not-allowed": ("See the Allow header.",),
     "request-timeout": ("The body did not arrive in time.",),
     "body-too-large": ("The body has more than 65,536 bytes.",),

@@ -15,6 +15,7 @@ from problems import CORS_REFUSED, ProblemError, response
 
 EXPOSED_HEADERS = (
     "Allow",
+    "ETag",
     "Link",
     "Location",
     "RateLimit",
@@ -24,7 +25,7 @@ EXPOSED_HEADERS = (
     "WWW-Authenticate",
     "X-Request-ID",
 )
-ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID")
 ALLOWED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 

@@ -22,8 +22,9 @@ from database.session import READ_ONLY, sqlstate
 from db import NOT_MIGRATED, DatabaseTimeout, NotReady, PoolExhausted
 from observability import logs, request_context
 from problems import ProblemError, ProblemItem
-from services.tasks import TaskNotFound
+from services.tasks import PreconditionFailed, TaskNotFound
 from web.parameters import invalid_parameters
+from web.preconditions import task_tag
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,13 @@ def _body_did_not_arrive(_: Request, __: ClientDisconnect) -> ProblemError:
     return ProblemError(problems.REQUEST_TIMEOUT, "The body did not arrive in time.")
 
 
+def _precondition_failed(_: Request, error: PreconditionFailed) -> ProblemError:
+    user_id = request_context.current().user_id or ""
+    headers = {"ETag": task_tag(error.version, user_id)}
+    detail = "If-Match does not name the current version of the task."
+    return ProblemError(problems.PRECONDITION_FAILED, detail, headers=headers)
+
+
 def _database(_: Request, error: DBAPIError) -> ProblemError:
     if is_unavailable(error):
         log.warning("database unavailable: %s", logs.name(error))
@@ -148,6 +156,7 @@ def is_unavailable(error: DBAPIError) -> bool:
 _PROBLEMS: dict[type[Exception], ToProblem] = {
     ProblemError: lambda _, error: error,
     TaskNotFound: lambda *_: ProblemError(problems.NOT_FOUND, "You have no such task."),
+    PreconditionFailed: _precondition_failed,
     RequestValidationError: _validation,
     HTTPException: _http,
     ClientDisconnect: _body_did_not_arrive,

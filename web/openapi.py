@@ -81,11 +81,15 @@ _HEADERS: dict[str, str] = {
     "RateLimit-Policy": 'The exhausted limit, such as `"requests";q=600;w=60`.',
     "RateLimit": 'The remaining quota and the seconds until it resets, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
+    "ETag": "Identifies this version of the task, for If-Match and If-None-Match.",
+    "If-Match": "Entity tags: the task is changed only if one of them is its own. `*` is any.",
+    "If-None-Match": "Entity tags of responses that you have: 304 if one of them is still current.",
     "Server-Timing": "Milliseconds spent on the statement and waiting for a connection.",
     "Link": 'The next page, when there is one: `<…>; rel="next"`.',
 }
 _HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {
     401: ("WWW-Authenticate",),
+    412: ("ETag",),
     403: ("WWW-Authenticate",),
     429: ("Retry-After", "RateLimit-Policy", "RateLimit"),
     503: ("Retry-After",),
@@ -106,6 +110,7 @@ BODY_PROBLEMS = (
     problems.UNSUPPORTED_MEDIA_TYPE,
 )
 ID_PROBLEMS = (problems.NOT_FOUND,)
+CHANGE_PROBLEMS = (problems.NOT_FOUND, problems.PRECONDITION_FAILED, problems.PRECONDITION_REQUIRED)
 
 
 HEADERS_TOO_LARGE: Json = {
@@ -153,6 +158,20 @@ def success(description: str, extra: Json | None = None) -> Json:
         "description": description,
         "headers": headers("X-Request-ID") | headers("Server-Timing", required=False) | (extra or {}),
     }
+
+
+def not_modified(description: str) -> Json:
+    """The declaration of a 304, which has no body."""
+    return success(description, headers("ETag"))
+
+
+def header(name: str) -> Json:
+    """The declaration of a request header that a dependency reads, unknown to FastAPI.
+
+    Without a pattern: tools know the values of If-Match from its name, and only if there is none.
+    """
+    schema: Json = {"type": "string"}
+    return {"name": name, "in": "header", "required": False, "description": _HEADERS[name], "schema": schema}
 
 
 def parameters(model: type[BaseModel]) -> dict[str, list[Json]]:

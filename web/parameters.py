@@ -151,3 +151,8 @@ class TaskQuery(TaskFilter):
     @property
     def order(self) -> str:
         return self.sort or ("-updated" if self.deleted else "-created")
+
+    @property
+    def text(self) -> str:
+        """Equal for two queries only if they ask for the same page."""
+        return repr((self.order, self.limit, self.cursor, sorted(self.given().items())))

@@ -25,6 +25,9 @@ export class TasksError extends Error {
   }
 }
 
+/** The task has another version than the one to change. `headers` has the `ETag` of the current one. */
+export class ConflictError extends TasksError {}
+
 export class Tasks {
   #token: string | undefined;
 
@@ -32,8 +35,11 @@ export class Tasks {
   constructor(readonly api: string) {}
 
   list(filter: Filter = {}): Promise<Page> {
-    const given = Object.entries(filter).filter(([, value]) => value !== undefined);
-    return this.follow(`/api/tasks?${new URLSearchParams(given.map(([name, value]) => [name, `${value}`]))}`);
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries(filter))
+      if (name === "tag" || name === "any_tag") for (const tag of value as string[]) query.append(name, tag);
+      else if (value !== undefined) query.append(name, `${value}`);
+    return this.follow(`/api/tasks?${query}`);
   }
 
   async follow(next: string): Promise<Page> {
@@ -42,36 +48,55 @@ export class Tasks {
     return { tasks: await response.json(), next: link?.[1] };
   }
 
+  /** All tasks that match, page after page. */
+  async *all(filter: Filter = {}): AsyncGenerator<Task> {
+    let page = await this.list(filter);
+    for (;;) {
+      yield* page.tasks;
+      if (page.next === undefined) return;
+      page = await this.follow(page.next);
+    }
+  }
+
   create = (task: NewTask): Promise<Task> => this.#task("POST", "/api/tasks", task);
 
   get = (id: string): Promise<Task> => this.#task("GET", `/api/tasks/${id}`);
 
-  replace = (id: string, task: NewTask): Promise<Task> => this.#task("PUT", `/api/tasks/${id}`, task);
+  /** With a `version`, throws a ConflictError if the task has another one. */
+  replace = (id: string, task: NewTask, version?: number): Promise<Task> =>
+    this.#task("PUT", `/api/tasks/${id}`, task, version);
 
-  update = (id: string, changes: TaskChanges): Promise<Task> =>
-    this.#task("PATCH", `/api/tasks/${id}`, changes);
+  /** With a `version`, throws a ConflictError if the task has another one. */
+  update = (id: string, changes: TaskChanges, version?: number): Promise<Task> =>
+    this.#task("PATCH", `/api/tasks/${id}`, changes, version);
 
-  async delete(id: string): Promise<void> {
-    await this.#send("DELETE", `/api/tasks/${id}`);
+  /** With a `version`, throws a ConflictError if the task has another one. */
+  async delete(id: string, version?: number): Promise<void> {
+    await this.#send("DELETE", `/api/tasks/${id}`, undefined, version);
   }
 
-  async #task(method: string, path: string, body?: object): Promise<Task> {
-    return (await this.#send(method, path, body)).json();
+  async #task(method: string, path: string, body?: object, version?: number): Promise<Task> {
+    return (await this.#send(method, path, body, version)).json();
   }
 
-  async #send(method: string, path: string, body?: object): Promise<Response> {
-    let response = await this.#fetch(method, path, body);
+  async #send(method: string, path: string, body?: object, version?: number): Promise<Response> {
+    let response = await this.#fetch(method, path, body, version);
     if (response.status === 401) {
       this.#token = undefined; // Tokens expire after 15 minutes. A second 401 is final.
-      response = await this.#fetch(method, path, body);
+      response = await this.#fetch(method, path, body, version);
     }
+    if (response.status === 412) throw new ConflictError(await response.json(), response.headers);
     if (!response.ok) throw new TasksError(await response.json(), response.headers);
     return response;
   }
 
-  async #fetch(method: string, path: string, body?: object): Promise<Response> {
+  async #fetch(method: string, path: string, body?: object, version?: number): Promise<Response> {
     this.#token ??= await signedInToken();
-    const headers = { Authorization: `Bearer ${this.#token}`, "Content-Type": "application/json" };
+    const headers: Record<string, string> = {
+      Authorization: `Bearer ${this.#token}`,
+      "Content-Type": "application/json",
+    };
+    if (version !== undefined) headers["If-Match"] = `"${version}"`;
     return fetch(this.api + path, { method, headers, body: body && JSON.stringify(body) });
   }
 }

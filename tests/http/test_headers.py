@@ -159,6 +159,7 @@ KNOWN_HEADERS = {
     "content-length",
     "content-security-policy",
     "content-type",
+    "etag",
     "link",
     "location",
     "permissions-policy",

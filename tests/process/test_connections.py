@@ -381,13 +381,13 @@ def state_and_processor_time(process: int) -> tuple[str, ...]:
 
 @pytest.mark.spec("http.unread-answer")
 def test_a_response_that_is_read_too_slowly_times_out(service: Service) -> None:
-    """32 KiB per second in whole segments: fast enough that the kernel's own timeout does not apply."""
+    """64 KiB per second in whole segments: fast enough that the kernel's own timeout does not apply."""
     with ExitStack() as stack:
-        connection = stalled_connection(service, stack, receive_buffer=131_072)
+        connection = stalled_connection(service, stack, receive_buffer=262_144)
         started_at = time.monotonic()
         pause = threading.Event()
         with suppress(ConnectionError):
-            while established(service) and connection.recv(16_384):
+            while established(service) and connection.recv(32_768):
                 assert time.monotonic() - started_at < 40
                 pause.wait(0.5)
         assert 15 < time.monotonic() - started_at < 35

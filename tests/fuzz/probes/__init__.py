@@ -12,11 +12,22 @@ from httpx2 import Client
 from tests.factories import full_task, new_task
 from tests.fuzz.context import FuzzContext, User
 from tests.fuzz.prober import PROBES, SEED, Prober, Stop
-from tests.fuzz.probes import bodies, database, headers, isolation, lists, log, paths, tokens, values
+from tests.fuzz.probes import (
+    bodies,
+    database,
+    headers,
+    isolation,
+    lists,
+    log,
+    paths,
+    preconditions,
+    tokens,
+    values,
+)
 from tests.fuzz.situations import SITUATIONS
 from tests.support import TASKS
 
-MODULES = (tokens, isolation, lists, paths, values, bodies, headers, database, log)
+MODULES = (tokens, isolation, lists, paths, values, preconditions, bodies, headers, database, log)
 """In the order in which they run: the log of all other requests comes last."""
 TASKS_OF_OWNER, TASKS_OF_STRANGER, TASKS_OF_HOARDER = 120, 5, 60
 """The owner has more than two pages of the default size."""

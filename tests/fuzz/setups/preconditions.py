@@ -1,0 +1,18 @@
+"""A set-up in which a change must name the version that it replaces."""
+
+from tests.fuzz.lab import Lab, set_up
+from tests.fuzz.prober import JSON, if_match, valid
+from tests.operations import CHANGING_ONE_TASK
+from tests.support import TASKS
+
+
+@set_up("http.preconditions.required", at_least=2 * len(CHANGING_ONE_TASK))
+def changes_that_require_a_precondition(lab: Lab) -> None:
+    with lab.service(REQUIRE_IF_MATCH="true") as prober:
+        user = lab.user()
+        for operation in CHANGING_ONE_TASK:
+            created = prober.request("POST", TASKS, token=user, content=b'{"title": "New"}', headers=JSON)
+            path, request = operation.url(created.json()["id"]), valid(operation, user)
+            prober.refuse(428, "precondition-required", operation.method, path, **request)
+            request = if_match(request, created.headers.get("ETag", ""))
+            prober.accept(operation.status, operation.method, path, **request)
