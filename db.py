@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from sqlalchemy import URL, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
@@ -115,6 +116,7 @@ class Database:
         self._stuck: set[ConnectionWorker] = set()
         self._timers: dict[ConnectionWorker, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(settings.db_pool_size)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool_timeout = settings.db_pool_timeout
         self._deadline = settings.db_connect_timeout + settings.db_statement_timeout + GRACE_SECONDS
         self._readiness: asyncio.Task[str | None] | None = None
@@ -137,7 +139,7 @@ class Database:
         work missed its deadline, and any exception that `work` raises.
         """
         with DatabaseCall(getattr(work, "__name__", "statement")) as call:
-            await self._take_slot()
+            await self._acquire(self._slots)
             loop = asyncio.get_running_loop()
             outcome: asyncio.Future[T] = loop.create_future()
             worker = self._idle_worker()
@@ -147,6 +149,27 @@ class Database:
                 user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return
             )
             return await outcome
+
+    async def write(
+        self,
+        user_id: str,
+        work: Callable[Concatenate[UserSession, str, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Like `run`, one at a time for each user.
+
+        Writes of a user wait for each other in the database in any case. Waiting here keeps a
+        burst of one user from occupying every connection. Raises PoolExhausted also if the
+        turn does not come in time.
+        """
+        # The lock exists as long as a request uses it.
+        turn = self._turns.setdefault(user_id, asyncio.Lock())
+        await self._acquire(turn)
+        try:
+            return await self.run(user_id, work, *args, **kwargs)
+        finally:
+            turn.release()
 
     async def check_ready(self) -> None:
         """Raise NotReady unless the service can use the database (health.ready).
@@ -178,13 +201,13 @@ class Database:
         for worker in [*self._workers]:
             await asyncio.to_thread(worker.join, max(0.0, ends_at - time.monotonic()))
 
-    async def _take_slot(self) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
+    async def _acquire(self, lock: asyncio.Semaphore | asyncio.Lock) -> None:
+        if not lock.locked():
+            await lock.acquire()
             return
         try:
             async with asyncio.timeout(self._pool_timeout):
-                await self._slots.acquire()
+                await lock.acquire()
         except TimeoutError:
             raise PoolExhausted from None
 

@@ -87,6 +87,13 @@ CONFLICTING_PARAMETERS = ProblemType(
     "Each parameter is valid, but two of them contradict each other, such as a range that ends before "
     "it begins. Leave one of them out.",
 )
+QUOTA_REACHED = ProblemType(
+    "quota-reached",
+    409,
+    "Quota reached",
+    "A user can have a limited number of tasks (MAX_TASKS_PER_USER). Deleted tasks do not count: delete "
+    "some, and send the request again.",
+)
 INVALID_PRECONDITION = ProblemType(
     "invalid-precondition",
     400,
@@ -172,6 +179,7 @@ TYPES = {
         NOT_FOUND,
         UNKNOWN_CURSOR,
         CONFLICTING_PARAMETERS,
+        QUOTA_REACHED,
         INVALID_PRECONDITION,
         PRECONDITION_FAILED,
         PRECONDITION_REQUIRED,

@@ -224,6 +224,7 @@ class Settings(DatabaseSettings):
     jwt_audience: str | None = None
 
     require_if_match: bool = False
+    max_tasks_per_user: Annotated[int, Field(ge=1, le=100_000)] = 20_000
 
     rate_limit_requests: Rate = limits.parse("600/minute")
     rate_limit_auth_failures: Rate = limits.parse("60/minute")

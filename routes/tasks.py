@@ -9,7 +9,13 @@ from pydantic import TypeAdapter
 from auth.bearer import CurrentUser
 from auth.rate_limits import RateLimits, get_rate_limits
 from db import Database, get_database
-from problems import CONFLICTING_PARAMETERS, INVALID_CURSOR, INVALID_PRECONDITION, UNKNOWN_CURSOR
+from problems import (
+    CONFLICTING_PARAMETERS,
+    INVALID_CURSOR,
+    INVALID_PRECONDITION,
+    QUOTA_REACHED,
+    UNKNOWN_CURSOR,
+)
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services import lists, tasks
 from services.lists import PAGE_BYTES
@@ -105,16 +111,19 @@ async def list_tasks(
     response_model=TaskRead,
     responses={
         201: openapi.success("The new task.", openapi.headers("Location", "ETag")),
-        **openapi.problems_of(*openapi.BODY_PROBLEMS),
+        **openapi.problems_of(*openapi.BODY_PROBLEMS, QUOTA_REACHED),
     },
     openapi_extra=openapi.request_body(TaskCreate, JSON),
 )
-async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDatabase) -> Response:
+async def create_task(
+    request: Request, user_id: CurrentUser, body: NewTask, database: TasksDatabase
+) -> Response:
     """Create a task.
 
     Sending the same body twice creates two tasks.
     """
-    task = await database.run(user_id, tasks.create_task, body)
+    quota: int = request.app.state.settings.max_tasks_per_user
+    task = await database.write(user_id, tasks.create_task, body, quota)
     response = _task(task, status=201)
     response.headers["Location"] = f"/api/tasks/{task.id}"
     return response
@@ -154,7 +163,7 @@ async def replace_task(
 
     A field that you omit takes its default. PUT never creates a task.
     """
-    return _task(await database.run(user_id, tasks.replace_task, task_id, body, versions))
+    return _task(await database.write(user_id, tasks.replace_task, task_id, body, versions))
 
 
 @router.patch(
@@ -170,7 +179,7 @@ async def update_task(
 
     A field that you omit keeps its value; null clears `description` and `due_at`.
     """
-    return _task(await database.run(user_id, tasks.update_task, task_id, body, versions))
+    return _task(await database.write(user_id, tasks.update_task, task_id, body, versions))
 
 
 @router.delete(
@@ -187,7 +196,7 @@ async def delete_task(
     task_id: TaskId, user_id: CurrentUser, versions: IfMatch, database: TasksDatabase
 ) -> Response:
     """Delete a task. Deleting it again returns 404."""
-    await database.run(user_id, tasks.delete_task, task_id, versions)
+    await database.write(user_id, tasks.delete_task, task_id, versions)
     return Response(status_code=204)
 
 

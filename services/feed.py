@@ -44,9 +44,11 @@ def next_position(found: ColumnElement[bool], *, live_tasks: int = 0) -> CTE:
 
 
 def first_or_next_position() -> CTE:
-    """Move the feed for a new task, or make it. One row with the new `seq`."""
+    """Move the feed for a new task, or make it. One row with the new `seq`, or none at the quota."""
     made = insert(FEEDS).values(user_id=CALLER, seq=_FIRST, live_tasks=_1)
     moved = made.on_conflict_do_update(
-        index_elements=["user_id"], set_={"seq": FEEDS.c.seq + _1, "live_tasks": FEEDS.c.live_tasks + _1}
+        index_elements=["user_id"],
+        set_={"seq": FEEDS.c.seq + _1, "live_tasks": FEEDS.c.live_tasks + _1},
+        where=FEEDS.c.live_tasks < bindparam("quota", type_=Integer),
     )
     return moved.returning(FEEDS.c.seq).cte("position")

@@ -1,6 +1,7 @@
 """The operations on tasks: one SQL statement each, and the rules that it enforces.
 
     TaskNotFound         the user has no such task
+    QuotaReached         the user has as many tasks as they may
     PreconditionFailed   the task has another version than the change requires
 
 Statements are SQLAlchemy constructs, built once; values that differ between requests are
@@ -52,6 +53,10 @@ else:
 
 class TaskNotFound(LookupError):
     """The user has no such task, whether or not another user has one."""
+
+
+class QuotaReached(Exception):
+    """The user has as many tasks as they may."""
 
 
 class PreconditionFailed(Exception):
@@ -191,10 +196,16 @@ def _changed(
     return row
 
 
-def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:
-    """Store a new task. UUIDv7 IDs are ordered to the millisecond, and strictly within a process."""
-    parameters = {"caller": caller, "task_id": uuid7(), **_values(task)}
-    return _task(session.write(_INSERT, parameters))
+def create_task(session: UserSession, caller: str, task: TaskCreate, quota: int) -> TaskRead:
+    """Store a new task. UUIDv7 IDs are ordered to the millisecond, and strictly within a process.
+
+    Raises QuotaReached if the user has `quota` tasks that are not deleted.
+    """
+    parameters = {"caller": caller, "task_id": uuid7(), "quota": quota, **_values(task)}
+    rows = session.write(_INSERT, parameters)
+    if not rows:
+        raise QuotaReached
+    return TaskRead(*rows[0])
 
 
 def get_task(session: UserSession, caller: str, task_id: UUID) -> TaskRead:

@@ -82,7 +82,7 @@ def assert_problem(response: Response, status: int, kind: str) -> dict[str, Any]
     assert TYPES[kind].status == problem["status"] == status
     assert problem["instance"] == response.headers["x-request-id"]
     assert [*check_wording(problem)] == []
-    assert ("errors" in problem) == (status in {409, 422})
+    assert ("errors" in problem) == (kind in {"invalid-request", "conflicting-parameters"})
     for each in problem.get("errors", []):
         del each["detail"]
         assert len(each) == 1

@@ -15,6 +15,7 @@ TITLES: Mapping[str, str] = {
     "not-found": "Not found",
     "unknown-cursor": "Unknown cursor",
     "conflicting-parameters": "Conflicting parameters",
+    "quota-reached": "Quota reached",
     "invalid-precondition": "Invalid precondition",
     "precondition-failed": "Precondition failed",
     "precondition-required": "Precondition required",
@@ -62,6 +63,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     ),
     "unknown-cursor": ("The cursor does not belong to this list.",),
     "conflicting-parameters": ("Two parameters contradict each other; see errors.",),
+    "quota-reached": ("You have as many tasks as you may. Delete some of them first.",),
     "invalid-precondition": tuple(
         f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
     ),

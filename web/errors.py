@@ -22,7 +22,7 @@ from database.session import READ_ONLY, sqlstate
 from db import NOT_MIGRATED, DatabaseTimeout, NotReady, PoolExhausted
 from observability import logs, request_context
 from problems import ProblemError, ProblemItem
-from services.tasks import PreconditionFailed, TaskNotFound
+from services.tasks import PreconditionFailed, QuotaReached, TaskNotFound
 from web.parameters import invalid_parameters
 from web.preconditions import task_tag
 
@@ -157,6 +157,9 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
     ProblemError: lambda _, error: error,
     TaskNotFound: lambda *_: ProblemError(problems.NOT_FOUND, "You have no such task."),
     PreconditionFailed: _precondition_failed,
+    QuotaReached: lambda *_: ProblemError(
+        problems.QUOTA_REACHED, "You have as many tasks as you may. Delete some of them first."
+    ),
     RequestValidationError: _validation,
     HTTPException: _http,
     ClientDisconnect: _body_did_not_arrive,

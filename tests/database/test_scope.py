@@ -303,12 +303,42 @@ def test_waiting_for_a_connection_times_out(serve: Serve, database_url: URL, sql
     assert caller.get(TASKS).status_code == 200
 
 
-@pytest.mark.spec("tasks.concurrent")
-def test_concurrent_updates_are_all_applied(owner: Caller, database_url: URL, sql: Sql) -> None:
-    """Both statements have begun before either gets the row's lock."""
-    task = owner.create()["id"]
+@pytest.mark.spec("problems.pool.writes")
+def test_a_burst_of_writes_of_one_user_occupies_one_connection(
+    serve: Serve, database_url: URL, sql: Sql
+) -> None:
+    client = serve(db_pool_size=2, db_pool_timeout=10, db_statement_timeout=30)
+    caller = client_as(client, f"burst-{uuid.uuid4()}")
+    task = caller.create()["id"]
     with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
-        changes = [threads.submit(owner.patch, task, {"title": f"t{number}"}) for number in range(2)]
+        changes = [threads.submit(caller.patch, task, {"title": str(number)}) for number in range(5)]
+        lock.wait_for_waiter(sql)
+        assert client_as(client, f"another-{uuid.uuid4()}").create()
+        assert caller.read(task)["version"] == 1
+        lock.release()
+        assert sorted(ok(change.result())["version"] for change in changes) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.spec("problems.pool", "problems.pool.writes")
+def test_waiting_for_the_own_writes_times_out(serve: Serve, database_url: URL, sql: Sql) -> None:
+    client = serve(db_pool_size=2, db_pool_timeout=0.2, db_statement_timeout=30)
+    caller = client_as(client, f"waiting-{uuid.uuid4()}")
+    task = caller.create()["id"]
+    with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
+        first = threads.submit(caller.patch, task, {"title": "first"})
+        lock.wait_for_waiter(sql)
+        assert_problem(caller.patch(task, {"title": "second"}), 503, "unavailable")
+        lock.release()
+        assert ok(first.result())["title"] == "first"
+    assert caller.read(task)["version"] == 2
+
+
+@pytest.mark.spec("tasks.concurrent")
+def test_concurrent_updates_are_all_applied(owner: Caller, serve: Serve, database_url: URL, sql: Sql) -> None:
+    """By two processes, whose statements both have begun before either gets the lock."""
+    task, again = owner.create()["id"], client_as(serve(), owner.user_id)
+    with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
+        changes = [threads.submit(caller.patch, task, {"title": "x"}) for caller in (owner, again)]
         lock.wait_for_waiters(sql, 2)
         lock.release()
         first, second = sorted((ok(change.result()) for change in changes), key=itemgetter("version"))
@@ -334,10 +364,12 @@ def test_a_change_that_waited_bears_the_time_at_which_it_was_made(
 
 
 @pytest.mark.spec("tasks.concurrent", "tasks.delete.gone")
-def test_only_one_of_concurrent_deletes_succeeds(owner: Caller, database_url: URL, sql: Sql) -> None:
-    task = owner.create()["id"]
+def test_only_one_of_concurrent_deletes_succeeds(
+    owner: Caller, serve: Serve, database_url: URL, sql: Sql
+) -> None:
+    task, again = owner.create()["id"], client_as(serve(), owner.user_id)
     with Locked(database_url, task) as lock, ThreadPoolExecutor() as threads:
-        deletions = [threads.submit(owner.delete, task) for _ in range(2)]
+        deletions = [threads.submit(caller.delete, task) for caller in (owner, again)]
         lock.wait_for_waiters(sql, 2)
         lock.release()
         assert sorted(deletion.result().status_code for deletion in deletions) == [204, 404]

@@ -80,6 +80,7 @@ _PROBLEMS: Mapping[str, int] = {
     "body-too-large": 413,
     "unsupported-media-type": 415,
     "conflicting-parameters": 409,
+    "quota-reached": 409,
     "invalid-precondition": 400,
     "precondition-failed": 412,
     "precondition-required": 428,
@@ -170,7 +171,8 @@ def check_problem(response: Response) -> Iterator[str]:
         return
     problem = response.json()
     yield from (error.message for error in _PROBLEM.iter_errors(problem))
-    status = _PROBLEMS.get(str(problem.get("type")).removeprefix("/problems/"))
+    kind_of_problem = str(problem.get("type")).removeprefix("/problems/")
+    status = _PROBLEMS.get(kind_of_problem)
     if not status == problem.get("status") == response.status_code:
         yield f"a {response.status_code} has the type and status of another problem"
     challenge = INVALID_TOKEN.fullmatch("".join(response.headers.get("www-authenticate", [])))
@@ -178,8 +180,8 @@ def check_problem(response: Response) -> Iterator[str]:
         yield "the challenge and the problem have different reasons"
     if [problem.get("instance")] != response.headers.get("x-request-id"):
         yield "the problem does not name its request"
-    if ("errors" in problem) != (response.status_code in {409, 422}):
-        yield "errors belong to a 409 or 422, and only to them"
+    if ("errors" in problem) != (kind_of_problem in {"invalid-request", "conflicting-parameters"}):
+        yield "errors belong to what is invalid or contradicts, and only to that"
     if not all(
         each.keys() - _LOCATIONS == {"detail"} and len(each) == 2 for each in problem.get("errors", ())
     ):

@@ -86,6 +86,7 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "process.connections": _PROCESS,
     "process.token": _PROCESS,
     "schema.role.created": _MIGRATIONS,
+    "problems.pool.writes": _INTERNAL,
     "schema.scope": _INTERNAL,
     "schema.write-lock": _INTERNAL,
     "schema.role.maintenance": "is about a role that no request has: tests/database/test_schema.py",

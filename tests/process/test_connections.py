@@ -401,10 +401,10 @@ def test_a_new_connection_gets_503_when_all_connections_are_busy(
         database_url, GUNICORN_CMD_ARGS="--worker-connections 3", DB_STATEMENT_TIMEOUT="30"
     )
     with running_service(environment, tmp_path / "output") as service, ThreadPoolExecutor() as threads:
-        owner = client_as(service.client, f"serving-{uuid.uuid4()}")
-        task = owner.create()["id"]
+        owners = [client_as(service.client, f"serving-{uuid.uuid4()}") for _ in range(3)]
+        tasks = [owner.create()["id"] for owner in owners]
         service.client.close()
-        change = (
+        changes = [
             request_head(
                 "PATCH",
                 f"{TASKS}/{task}",
@@ -414,14 +414,18 @@ def test_a_new_connection_gets_503_when_all_connections_are_busy(
                 user=owner.user_id,
             )
             + '{"title":"x"}'
-        )
-        with Locked(database_url, task) as lock:
-            served = [threads.submit(exchange, service, change) for _ in range(3)]
-            lock.wait_for_waiters(sql, 3)
+            for owner, task in zip(owners, tasks, strict=True)
+        ]
+        with ExitStack() as stack:
+            locks = [stack.enter_context(Locked(database_url, task)) for task in tasks]
+            served = [threads.submit(exchange, service, change) for change in changes]
+            for lock in locks:
+                lock.wait_for_waiter(sql)
             response = exchange(service, "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert response.startswith("HTTP/1.1 503 ")
             assert "Retry-After: 2" in response
-            lock.release()
+            for lock in locks:
+                lock.release()
         assert [each.result().split()[1] for each in served] == ["200"] * 3
 
 

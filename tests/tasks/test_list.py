@@ -14,7 +14,7 @@ from sqlalchemy import URL, Executable
 
 from database.session import UserSession
 from schemas import TaskCreate
-from services.tasks import TaskNotFound, create_task
+from services.tasks import QuotaReached, create_task
 from tests.conftest import Route, Serve
 from tests.environment import Sql, libpq_url
 from tests.operations import Operation, each
@@ -73,8 +73,8 @@ def test_ids_of_the_same_millisecond_are_in_order() -> None:
 
     session, task = Recorder(), TaskCreate(title="x")
     for _ in range(1000):
-        with pytest.raises(TaskNotFound):
-            create_task(session, "somebody", task)
+        with pytest.raises(QuotaReached):
+            create_task(session, "somebody", task, 1)
     assert ids == sorted(set(ids), key=str)
 
 
