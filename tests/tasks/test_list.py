@@ -29,9 +29,10 @@ def next_page(caller: Caller, path: str) -> str | None:
 
 def walk(caller: Caller, path: str) -> list[list[str]]:
     """The task IDs of each page, following `next` links to the end."""
-    pages = []
+    pages: list[list[str]] = []
     following: str | None = path
     while following:
+        assert len(pages) < 500, "the list does not end"
         pages.append([task["id"] for task in caller.get(following).json()])
         following = next_page(caller, following)
     return pages

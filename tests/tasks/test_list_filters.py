@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import TASKS, Caller, assert_problem, error_locations
+from tests.support import TASKS, Caller, assert_problem, error_locations, ok
 
 DAY = "2030-05-17T00:00:00Z"
 
@@ -62,6 +62,15 @@ def test_ranges_of_the_times_of_the_service(owner: Caller, name: str) -> None:
     assert first[f"{name}_at"] < second[f"{name}_at"]
     assert filtered(owner, **{f"{name}_from": second[f"{name}_at"]}) == ["second"]
     assert filtered(owner, **{f"{name}_before": second[f"{name}_at"]}) == ["first"]
+
+
+@pytest.mark.spec("tasks.list.ranges")
+def test_a_change_moves_a_task_to_a_later_range(owner: Caller) -> None:
+    first, second = owner.create(title="first"), owner.create(title="second")
+    changed = ok(owner.patch(first["id"], {"completed": True}))
+    assert filtered(owner, updated_from=changed["updated_at"]) == ["first"]
+    assert filtered(owner, updated_before=changed["updated_at"]) == ["second"]
+    assert filtered(owner, created_before=second["created_at"]) == ["first"]
 
 
 @pytest.mark.spec("tasks.list.q")
