@@ -1,9 +1,10 @@
 """A session scoped to one user, which sends the scope and the statement in one message.
 
 psycopg2 uses the simple query protocol, so the scope (role, user, statement timeout), the
-user's write lock and the statement fit into one message. PostgreSQL runs it as one transaction and PgBouncer
-sends it to one server connection: one round trip per request. Connections are in
-autocommit mode, so there is no BEGIN or COMMIT. This module must not contain SQL about tasks.
+user's write lock and the statement fit into one message. PostgreSQL runs it as one
+transaction and PgBouncer sends it to one server connection: one round trip per request.
+Connections are in autocommit mode, so there is no BEGIN or COMMIT. This module must not
+contain SQL about tasks.
 """
 
 from collections.abc import Mapping
@@ -36,8 +37,8 @@ _SCOPE = (
 # For a small user the planner would rather sort all tasks than follow an index that has the order.
 _KEEP_ORDER = ", set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)"
 
-# A statement of its own, so that the statement behind it has a snapshot that is younger than the
-# wait, and the statement timeout limits the wait. The setting is for the triggers of migration 0002.
+# A separate statement: the next one gets a snapshot taken after the wait, and statement_timeout
+# limits the wait. The setting is for the triggers of migration 0002.
 _WRITE_LOCK = (
     "SELECT pg_advisory_xact_lock(hashtextextended(%(scope_user_id)s, 0)),"
     " set_config('app.write_lock', 'taken', true);\n"

@@ -42,8 +42,8 @@ def run() -> None:
 def _wait_for_another_run(connection: Connection) -> None:
     """Take the lock, and hold it until the connection is closed.
 
-    A migration can commit several transactions, hence the connection of its own; a lock of a
-    transaction is also safe through a pooler. Polls instead of waiting in PostgreSQL: the
+    Uses a separate connection, because a migration can commit several transactions. A
+    transaction-level lock is also safe through a pooler. Polls instead of waiting in PostgreSQL: the
     snapshot of a waiting statement would block the CREATE INDEX CONCURRENTLY of the other run.
     """
     ends_at = time.monotonic() + ANOTHER_RUN_SECONDS

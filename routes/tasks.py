@@ -88,6 +88,7 @@ async def list_tasks(
     """
     limits.lists.enter(user_id)
     after = decode_cursor(query.cursor, user_id, query) if query.cursor is not None else None
+    asked = query.text
     page = await database.run(
         user_id,
         lists.list_tasks,
@@ -95,14 +96,14 @@ async def list_tasks(
         sort=query.order,
         after=after,
         limit=query.limit + 1,
-        known=known_positions(known, user_id, query.text),
+        known=known_positions(known, user_id, asked),
     )
     body, count = _page(page.tasks[: query.limit])
     response = _json(body)
     if len(page.tasks) > count:
         cursor = encode_cursor(page.position(count), user_id, query)
         response.headers["Link"] = next_link("/api/tasks", request.query_params.multi_items(), cursor)
-    return unless_known(response, list_tag(page.feed, user_id, query.text), known)
+    return unless_known(response, list_tag(page.feed, user_id, asked), known)
 
 
 @router.post(

@@ -75,8 +75,10 @@ def list_tag(feed: int, user_id: str, query: str) -> str:
 
 def known_positions(known: Tags | None, user_id: str, query: str) -> list[int]:
     """The positions of the feed in those tags that are of this list."""
+    if known is None:
+        return []
     suffix = f"-{_digest(user_id, query)}"
-    names = [tag.removeprefix("W/")[1:-1].removesuffix(suffix) for tag in known.tags] if known else []
+    names = (tag.removeprefix("W/")[1:-1].removesuffix(suffix) for tag in known.tags)
     return [int(name) for name in names if _POSITION.fullmatch(name)]
 
 

@@ -282,7 +282,7 @@ def _fetch(statement: str, **parameters: object) -> Sequence[tuple[Any, ...]]:
 
 
 def _require_positions() -> None:
-    """Validating the constraint reads the table, but blocks nobody; NOT NULL then need not read it."""
+    """VALIDATE scans the table without blocking writes; SET NOT NULL then skips its own scan."""
     op.execute("ALTER TABLE tasks VALIDATE CONSTRAINT seq_given")
     op.execute("ALTER TABLE tasks ALTER COLUMN seq SET NOT NULL")
     op.execute("ALTER TABLE tasks DROP CONSTRAINT seq_given")

@@ -1,4 +1,4 @@
-"""The feed: a position for each change, visible in order, whoever writes."""
+"""The feed: every change gets a position, and positions become visible in order."""
 
 import time
 import uuid

@@ -32,15 +32,21 @@ def watched(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
     return client_as(client, f"watched-{uuid.uuid4()}")
 
 
+def only_message(watched: Caller, database_proxy: ProtocolProxy, operation: Operation) -> str:
+    """What a successful operation sends to the database, which must be one message."""
+    task = watched.create()["id"]
+    database_proxy.clear()
+    assert operation.send(watched, task).is_success
+    [message] = database_proxy.messages
+    return message
+
+
 @pytest.mark.spec("tasks.round-trip", "schema.scope")
 @each()
 def test_an_operation_sends_one_message(
     watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
-    task = watched.create()["id"]
-    database_proxy.clear()
-    assert operation.send(watched, task).is_success
-    [message] = database_proxy.messages
+    message = only_message(watched, database_proxy, operation)
     assert message.startswith("QSELECT set_config('role', 'tasks_api', true)")
     assert f"set_config('app.user_id', '{watched.user_id}', true)" in message
     assert "set_config('statement_timeout', '5000', true)" in message
@@ -52,10 +58,7 @@ def test_an_operation_sends_one_message(
 def test_writes_take_the_write_lock_in_their_message_and_reads_take_none(
     watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
-    task = watched.create()["id"]
-    database_proxy.clear()
-    assert operation.send(watched, task).is_success
-    [message] = database_proxy.messages
+    message = only_message(watched, database_proxy, operation)
     lock = f"SELECT pg_advisory_xact_lock(hashtextextended('{watched.user_id}', 0))"
     assert [lock in each for each in message.split(";\n")] == (
         [False, True, False] if operation.scope == WRITE else [False, False]

@@ -32,7 +32,7 @@ def fill(owner: Caller) -> list[Task]:
 
 
 def expected(tasks: list[Task], sort: str) -> list[str]:
-    """The IDs in this order, by a rule of its own."""
+    """The expected IDs in this order, computed independently of the service."""
     name, descending = sort.removeprefix("-"), sort.startswith("-")
     keys: dict[str, Callable[[Task], Any]] = {
         "created": itemgetter("created_at", "id"),
