@@ -82,6 +82,13 @@ def start(
 CONFIGURATION = ROOT / "gunicorn.conf.py"
 
 
+def configuration_with(setting: str, folder: Path) -> Path:
+    """A copy of the gunicorn configuration in which `setting`, an assignment, replaces the product's own."""
+    configuration = folder / "gunicorn.conf.py"
+    configuration.write_text(f"{CONFIGURATION.read_text()}\n{setting}\n")
+    return configuration
+
+
 @contextmanager
 def running_service(
     environment: dict[str, str], output: Path, configuration: Path = CONFIGURATION

@@ -17,9 +17,9 @@ from tests.database.test_scope import Locked
 from tests.environment import ROOT, Sql
 from tests.process.load import load
 from tests.process.service import (
-    CONFIGURATION,
     TIMEOUT_SECONDS,
     Service,
+    configuration_with,
     running_service,
     service_environment,
     start,
@@ -157,9 +157,7 @@ def test_a_worker_stops_one_second_after_sigterm(database_url: URL, state: str) 
 @pytest.fixture
 def endless_drain(tmp_path: Path) -> Path:
     """The configuration with a delay after SIGTERM that does not end during a test."""
-    configuration = tmp_path / "gunicorn.conf.py"
-    configuration.write_text(f"{CONFIGURATION.read_text()}\nDRAIN_SECONDS = 3600\n")
-    return configuration
+    return configuration_with("DRAIN_SECONDS = 3600", tmp_path)
 
 
 @pytest.mark.spec("process.stop")
