@@ -109,6 +109,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._engine = connect(settings.database_url, settings)
         self._statement_timeout = settings.db_statement_timeout
+        self._max_tasks = settings.max_tasks_per_user
         self._size = settings.db_pool_size
         self._workers: set[ConnectionWorker] = set()
         self._idle: list[ConnectionWorker] = []
@@ -216,7 +217,7 @@ class Database:
         if self._idle:
             return self._idle.pop()
         try:
-            worker = ConnectionWorker(self._engine, self._statement_timeout)
+            worker = ConnectionWorker(self._engine, self._statement_timeout, self._max_tasks)
         except RuntimeError:
             self._slots.release()
             raise

@@ -38,10 +38,11 @@ _SCOPE = (
 _KEEP_ORDER = ", set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)"
 
 # A separate statement: the next one gets a snapshot taken after the wait, and statement_timeout
-# limits the wait. The setting is for the triggers of migration 0002.
+# limits the wait. The settings are for the triggers of migration 0002.
 _WRITE_LOCK = (
     "SELECT pg_advisory_xact_lock(hashtextextended(%(scope_user_id)s, 0)),"
-    " set_config('app.write_lock', 'taken', true);\n"
+    " set_config('app.write_lock', 'taken', true),"
+    " set_config('app.max_tasks', %(scope_max_tasks)s, true);\n"
 )
 
 
@@ -71,10 +72,11 @@ class UserSession(Session):
     security matches no rows.
     """
 
-    def __init__(self, connection: Connection, statement_timeout: float) -> None:
+    def __init__(self, connection: Connection, statement_timeout: float, max_tasks: int) -> None:
         super().__init__(connection)
         self.user_id = ""
         self._timeout = str(round(statement_timeout * 1000))
+        self._max_tasks = str(max_tasks)
         self._dialect = connection.dialect
         self._driver = driver_connection(connection)
         event.listen(connection, "before_cursor_execute", self._before_execute, retval=True)
@@ -98,7 +100,8 @@ class UserSession(Session):
 
         All writes of a user run one after the other, and each sees everything that the ones
         before it have committed. The lock ends with the transaction. Two users whose hashes
-        are equal only wait for each other.
+        are equal only wait for each other. A row that would exceed the user's quota of tasks
+        is left out.
         """
         return self._send(_WRITE_LOCK + _compiled(statement), parameters)
 
@@ -119,7 +122,11 @@ class UserSession(Session):
     def _scoped(
         self, sql: str, parameters: Mapping[str, object], scope: str = _SCOPE
     ) -> tuple[str, dict[str, object]]:
-        values = {"scope_user_id": self.user_id, "scope_timeout": self._timeout}
+        values = {
+            "scope_user_id": self.user_id,
+            "scope_timeout": self._timeout,
+            "scope_max_tasks": self._max_tasks,
+        }
         return f"{scope};\n{sql}", {**parameters, **values}
 
     def _before_execute(

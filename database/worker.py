@@ -35,9 +35,10 @@ class ConnectionWorker:
     quarter as much as anyio's worker threads.
     """
 
-    def __init__(self, engine: Engine, statement_timeout: float) -> None:
+    def __init__(self, engine: Engine, statement_timeout: float, max_tasks: int) -> None:
         self._engine = engine
         self._statement_timeout = statement_timeout
+        self._max_tasks = max_tasks
         self._connection: Connection | None = None
         self._lost = False
         self.connected_at: int | None = None
@@ -136,7 +137,7 @@ class ConnectionWorker:
             raise
         self._poll = select.poll()
         self._poll.register(driver_connection(connection).fileno(), select.POLLIN)
-        self._session = UserSession(connection, self._statement_timeout)
+        self._session = UserSession(connection, self._statement_timeout, self._max_tasks)
         self._connection = connection
         self._lost = False
         self.connected_at = perf_counter_ns()

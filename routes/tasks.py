@@ -116,15 +116,12 @@ async def list_tasks(
     },
     openapi_extra=openapi.request_body(TaskCreate, JSON),
 )
-async def create_task(
-    request: Request, user_id: CurrentUser, body: NewTask, database: TasksDatabase
-) -> Response:
+async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDatabase) -> Response:
     """Create a task.
 
     Sending the same body twice creates two tasks.
     """
-    quota: int = request.app.state.settings.max_tasks_per_user
-    task = await database.write(user_id, tasks.create_task, body, quota)
+    task = await database.write(user_id, tasks.create_task, body)
     response = _task(task, status=201)
     response.headers["Location"] = f"/api/tasks/{task.id}"
     return response

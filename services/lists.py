@@ -36,9 +36,8 @@ from sqlalchemy.types import TypeEngine
 from database.session import UserSession
 from models import FEEDS, PRIORITY_RANK, TASKS
 from schemas import TaskFilter, TaskRead
-from services.feed import CALLER
 from services.search import fold, pattern
-from services.tasks import COLUMNS
+from services.tasks import CALLER, COLUMNS
 
 PAGE_BYTES = 256 * 1024
 """Maximum size of the JSON of a page, unless it has only one task."""
@@ -194,7 +193,8 @@ def list_tasks(
     values = {f"filter_{name}": _TO_SQL.get(name, _as_is)(value) for name, value in filters.items()}
     parameters = {"caller": caller, "limit": limit, "known": list(known), **_after(order, after), **values}
     rows = session.ordered_rows(_statement(shape), parameters)
-    feed, found = rows[0][-1], [row for row in rows if row[0] is not None]
+    feed: int = rows[0][-1] if rows else 0
+    found = [row for row in rows if row[0] is not None]
     return Page([TaskRead(*row[:-2]) for row in found], feed, found, order)
 
 
@@ -235,21 +235,16 @@ class _Shape(NamedTuple):
         return self.sort.startswith("-")
 
 
-_feed = select(
-    func.coalesce(
-        select(FEEDS.c.seq).where(FEEDS.c.user_id == CALLER).scalar_subquery(), literal_column("0")
-    ).label("feed")
-).cte("feed")
-
-
 @lru_cache(_STATEMENTS)
 def _statement(shape: _Shape) -> Statement:
     """A statement for each shape, so that the planner sees no optional conditions.
 
     Returns the tasks of the page, or one row without a task, each with the position of the feed.
+    Returns nothing for a user without a feed, who has never had a task.
     """
-    page = _page(shape).subquery("tasks")
-    return select(*page.c, _feed.c.feed).select_from(_feed.outerjoin(page, true()))
+    page = _page(shape).subquery("page")
+    feed = FEEDS.outerjoin(page, true())
+    return select(*page.c, FEEDS.c.seq.label("feed")).select_from(feed).where(FEEDS.c.user_id == CALLER)
 
 
 def _page(shape: _Shape) -> Statement:
@@ -275,7 +270,8 @@ def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
         statement = statement.where(part.condition)
     if shape.conditional:
         known = bindparam("known", type_=ARRAY(BigInteger))
-        statement = statement.where(select(_feed.c.feed).scalar_subquery() != func.all(known))
+        feed = select(FEEDS.c.seq).where(FEEDS.c.user_id == CALLER).correlate(None).scalar_subquery()
+        statement = statement.where(feed != func.all(known))
     if shape.continued:
         here, after = tuple_(*part.columns), tuple_(*_position(part))
         statement = statement.where(here < after if shape.descending else here > after)

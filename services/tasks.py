@@ -1,12 +1,13 @@
 """The operations on tasks: one SQL statement each, and the rules that it enforces.
 
     TaskNotFound         the user has no such task
-    QuotaReached         the user has as many tasks as they may
+    QuotaReached         the user has MAX_TASKS_PER_USER tasks that are not deleted
     PreconditionFailed   the task has another version than the change requires
 
 Statements are SQLAlchemy constructs, built once; values that differ between requests are
 bound parameters. Every statement except the INSERT filters by `_visible`, the rows that the
-caller may see, which excludes other users' tasks and deleted ones. No HTTP here.
+caller may see, which excludes other users' tasks and deleted ones. Writes go through
+`UserSession.write`; a trigger numbers each change in the feed of the user. No HTTP here.
 """
 
 import sys
@@ -29,11 +30,9 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
-    exists,
     func,
     insert,
     literal_column,
-    null,
     select,
     true,
     update,
@@ -42,7 +41,6 @@ from sqlalchemy import (
 from database.session import UserSession
 from models import TASKS
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
-from services.feed import CALLER, first_or_next_position, next_position
 from services.search import fold
 
 if sys.version_info >= (3, 14):
@@ -56,7 +54,7 @@ class TaskNotFound(LookupError):
 
 
 class QuotaReached(Exception):
-    """The user has as many tasks as they may."""
+    """The user has MAX_TASKS_PER_USER tasks that are not deleted. The trigger ignored the row."""
 
 
 class PreconditionFailed(Exception):
@@ -65,6 +63,9 @@ class PreconditionFailed(Exception):
     def __init__(self, version: int) -> None:
         self.version = version
 
+
+CALLER: ColumnElement[str] = bindparam("caller", type_=Text)
+"""The user of the request."""
 
 # The ID as text, because psycopg2 would construct a UUID object for each row.
 COLUMNS: list[ColumnElement[Any]] = [
@@ -115,16 +116,14 @@ def _task(rows: Sequence[tuple[Any, ...]]) -> TaskRead:
 
 
 def _insert_statement() -> Insert:
-    position = first_or_next_position()
     values = {
         "user_id": CALLER,
         "id": bindparam("task_id", type_=Uuid),
         "completed_at": case((_new("completed"), func.now())),
         "version": _INTEGER_1,
-        "seq": position.c.seq,
         **{name: _new(name) for name in _with_folded(_WRITABLE)},
     }
-    return insert(TASKS).from_select([*values], select(*values.values())).returning(*COLUMNS)
+    return insert(TASKS).values(values).returning(*COLUMNS)
 
 
 _INSERT = _insert_statement()
@@ -146,32 +145,24 @@ def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
 
 @cache
 def _delete_statement(conditional: bool) -> Executable:
-    return _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.id], conditional, live_tasks=-1)
+    return _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.id], conditional)
 
 
 def _change(
     changes: Mapping[str, ColumnElement[Any]],
     returned: Sequence[ColumnElement[Any]],
     conditional: bool,
-    *,
-    live_tasks: int = 0,
 ) -> Executable:
-    """Change the task and take a position, or do neither. One row if there is the task.
+    """Change the task. One row if there is the task.
 
     A conditional change only replaces one of the given versions. Its row begins with the version
     that it found, which tells a task of another version from one that does not exist.
     """
-    this_version = and_(_this_task, TASKS.c.version == func.any(_VERSIONS)) if conditional else _this_task
-    position = next_position(exists(select(null()).where(this_version)), live_tasks=live_tasks)
-    changed = (
-        update(TASKS)
-        .where(_this_task, position.c.seq.is_not(None))
-        .values({**changes, "seq": position.c.seq})
-        .returning(*returned)
-    )
+    changed = update(TASKS).where(_this_task).values(changes).returning(*returned)
     if not conditional:
         return changed
-    found, outcome = select(TASKS.c.version).where(_this_task).cte("found"), changed.cte("changed")
+    outcome = changed.where(TASKS.c.version == func.any(_VERSIONS)).cte("changed")
+    found = select(TASKS.c.version).where(_this_task).cte("found")
     return select(found.c.version, *outcome.c).select_from(found.outerjoin(outcome, true()))
 
 
@@ -196,12 +187,12 @@ def _changed(
     return row
 
 
-def create_task(session: UserSession, caller: str, task: TaskCreate, quota: int) -> TaskRead:
+def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:
     """Store a new task. UUIDv7 IDs are ordered to the millisecond, and strictly within a process.
 
-    Raises QuotaReached if the user has `quota` tasks that are not deleted.
+    Raises QuotaReached.
     """
-    parameters = {"caller": caller, "task_id": uuid7(), "quota": quota, **_values(task)}
+    parameters = {"caller": caller, "task_id": uuid7(), **_values(task)}
     rows = session.write(_INSERT, parameters)
     if not rows:
         raise QuotaReached

@@ -41,7 +41,7 @@ def upgrade() -> None:
     op.execute("GRANT UPDATE (seq, search_title, search_description) ON tasks TO tasks_api")
     _create_feeds()
     _create_maintenance_role()
-    _cover_previous_version()
+    _take_positions()
     with op.get_context().autocommit_block():
         _create_indexes()
         _backfill()
@@ -121,11 +121,12 @@ def _create_maintenance_role() -> None:
     op.execute("CREATE POLICY maintained_tasks ON tasks FOR SELECT TO tasks_maintenance USING (true)")
 
 
-def _cover_previous_version() -> None:
-    """Writes of the previous version take the write lock and a position, too.
+def _take_positions() -> None:
+    """Every change takes a position, whoever makes it, in a trigger, unless it exceeds the quota.
 
-    This version sets `app.write_lock` when it has taken the lock, and always changes `seq`, so
-    that neither function is called for it.
+    PostgreSQL keeps the plans of a PL/pgSQL function: as a part of each statement, this would take
+    longer to plan than to do. Writes of the previous version also take the write lock here, and
+    lose their folded text; this version sets `app.write_lock` when it has taken the lock.
     """
     op.execute("""
         CREATE OR REPLACE FUNCTION lock_feed() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -139,26 +140,30 @@ def _cover_previous_version() -> None:
         CREATE OR REPLACE FUNCTION take_position() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE
             change integer := (NEW.deleted_at IS NULL)::integer;
+            max_tasks integer := coalesce(NULLIF(current_setting('app.max_tasks', true), ''), '2147483647');
         BEGIN
             IF TG_OP = 'UPDATE' THEN
                 change := change - (OLD.deleted_at IS NULL)::integer;
-                IF NEW.title <> OLD.title THEN
-                    NEW.search_title := NULL;
-                END IF;
-                IF NEW.description IS DISTINCT FROM OLD.description THEN
-                    NEW.search_description := NULL;
+                IF current_setting('app.write_lock', true) IS DISTINCT FROM 'taken' THEN
+                    IF NEW.title <> OLD.title THEN
+                        NEW.search_title := NULL;
+                    END IF;
+                    IF NEW.description IS DISTINCT FROM OLD.description THEN
+                        NEW.search_description := NULL;
+                    END IF;
                 END IF;
             END IF;
             UPDATE feeds SET seq = seq + 1, live_tasks = live_tasks + change
-                WHERE user_id = NEW.user_id RETURNING seq INTO NEW.seq;
+                WHERE user_id = NEW.user_id AND (change < 1 OR live_tasks < max_tasks)
+                RETURNING seq INTO NEW.seq;
             IF NOT FOUND THEN
                 INSERT INTO feeds (user_id, seq, live_tasks)
                     SELECT NEW.user_id, floor(extract(epoch FROM clock_timestamp()) * 1000),
                         count(*) + change
                     FROM tasks WHERE user_id = NEW.user_id AND deleted_at IS NULL
-                    RETURNING seq INTO NEW.seq;
+                    ON CONFLICT DO NOTHING RETURNING seq INTO NEW.seq;
             END IF;
-            RETURN NEW;
+            RETURN CASE WHEN FOUND THEN NEW END;
         END
         $$
     """)

@@ -75,7 +75,7 @@ def test_ids_of_the_same_millisecond_are_in_order() -> None:
     session, task = Recorder(), TaskCreate(title="x")
     for _ in range(1000):
         with pytest.raises(QuotaReached):
-            create_task(session, "somebody", task, 1)
+            create_task(session, "somebody", task)
     assert ids == sorted(set(ids), key=str)
 
 
