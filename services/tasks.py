@@ -72,6 +72,8 @@ COLUMNS: list[ColumnElement[Any]] = [
     cast(TASKS.c.id, Text) if field.name == "id" else TASKS.c[field.name] for field in fields(TaskRead)
 ]
 _WRITABLE = tuple(TaskReplace.model_fields)
+_PREPARED = {1, len(_WRITABLE)}
+"""How many columns the updates change whose plans PostgreSQL keeps: one, or all of them."""
 _SEARCHED = frozenset({"title", "description"})
 """The columns that have a folded copy, `search_<name>`."""
 
@@ -123,16 +125,16 @@ def _insert_statement() -> Insert:
         "version": _INTEGER_1,
         **{name: _new(name) for name in _with_folded(_WRITABLE)},
     }
-    return insert(TASKS).values(values).returning(*COLUMNS)
+    return insert(TASKS).values(values).returning(*COLUMNS).execution_options(prepare="create_task")
 
 
 _INSERT = _insert_statement()
-_SELECT = select(*COLUMNS).where(_this_task)
+_SELECT = select(*COLUMNS).where(_this_task).execution_options(prepare="get_task")
 
 
 @cache
 def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
-    """The statement that sets these columns. At most 2⁷ are ever built."""
+    """The statement that sets these columns. At most 2⁷ are ever built, and eight of them prepared."""
     # clock_timestamp(), not now(), which is the transaction's start: an update that waited
     # for the write lock would otherwise get an earlier time than the update it waited for.
     clock = func.clock_timestamp()
@@ -140,12 +142,14 @@ def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
     changes |= {"version": TASKS.c.version + _INTEGER_1, "updated_at": clock}
     if "completed" in names:
         changes["completed_at"] = case((_new("completed"), func.coalesce(TASKS.c.completed_at, clock)))
-    return _change(changes, COLUMNS, conditional)
+    statement = _change(changes, COLUMNS, conditional)
+    return statement.execution_options(prepare="update_task") if len(names) in _PREPARED else statement
 
 
 @cache
 def _delete_statement(conditional: bool) -> Executable:
-    return _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.id], conditional)
+    statement = _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.id], conditional)
+    return statement.execution_options(prepare="delete_task")
 
 
 def _change(

@@ -174,3 +174,10 @@ def anonymous(client: TestClient) -> Caller:
 def database_proxy(service_url: URL) -> Iterator[ProtocolProxy]:
     with protocol_proxy(service_url) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def watched(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
+    """A user of a service whose line to the database is watched; it has one connection."""
+    client = serve(database_url=environment.libpq_url(database_proxy.url), db_pool_size=1)
+    return client_as(client, f"watched-{uuid.uuid4()}")

@@ -93,9 +93,8 @@ def _end_abandoned() -> None:
     for home in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/postgres"):
         # Another run may be deleting its files at the same time.
         with contextlib.suppress(Failure, FileNotFoundError):
-            ours = home.parent.stat().st_uid == os.geteuid()
-            if ours and (home / "lock").exists():
-                with _only_run(home):
+            if home.parent.stat().st_uid == os.geteuid():
+                with _only_run(home, flags=os.O_RDWR):
                     _Cluster(home).stop_left_behind()
                     shutil.rmtree(home.parent)
 
@@ -223,9 +222,10 @@ def _unprivileged() -> pwd.struct_passwd:
 
 
 @contextmanager
-def _only_run(home: Path) -> Iterator[None]:
+def _only_run(home: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[None]:
+    path = home / "lock"
     try:
-        lock = (home / "lock").open("w")
+        lock = os.fdopen(os.open(path, flags, 0o644), "w")
     except OSError as error:
         raise Failure(f"Cannot write to {home}: {error.strerror}") from None
     with lock:
@@ -233,6 +233,9 @@ def _only_run(home: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Failure(f"Another run is using {home}; stop it first") from None
+        # The run that held the lock may have deleted the directory since the file was opened.
+        if not (path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())):
+            raise Failure(f"Another run has deleted {home}")
         yield
 
 

@@ -19,22 +19,16 @@ from database.session import UserSession
 from db import Database, PoolExhausted
 from models import Task
 from tests.conftest import MakeSettings, Serve
-from tests.environment import Sql, clock, libpq_url
+from tests.environment import Sql, clock
 from tests.operations import ON_ONE_TASK, Operation, each
 from tests.protocol_proxy import ProtocolProxy
 from tests.support import TASKS, Caller, assert_problem, assert_unauthorized, client_as, ok, wait_until
 
 
-@pytest.fixture
-def watched(serve: Serve, database_proxy: ProtocolProxy) -> Caller:
-    """A user of a service whose line to the database is watched; it has one connection."""
-    client = serve(database_url=libpq_url(database_proxy.url), db_pool_size=1)
-    return client_as(client, f"watched-{uuid.uuid4()}")
-
-
 def only_message(watched: Caller, database_proxy: ProtocolProxy, operation: Operation) -> str:
-    """What a successful operation sends to the database, which must be one message."""
-    task = watched.create()["id"]
+    """What a successful operation sends to the database, which must be one message, after its first."""
+    task, other = (watched.create()["id"] for _ in range(2))
+    operation.send(watched, other)
     database_proxy.clear()
     assert operation.send(watched, task).is_success
     [message] = database_proxy.messages
@@ -70,7 +64,7 @@ def test_writes_take_the_write_lock_in_their_message_and_reads_take_none(
 def test_a_missing_task_takes_no_second_message(
     watched: Caller, database_proxy: ProtocolProxy, operation: Operation
 ) -> None:
-    watched.create()
+    operation.send(watched, watched.create()["id"])
     database_proxy.clear()
     assert_problem(operation.send(watched, str(uuid.uuid4())), 404, "not-found")
     assert len(database_proxy.messages) == 1

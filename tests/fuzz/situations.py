@@ -88,6 +88,7 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "schema.role.created": _MIGRATIONS,
     "problems.pool.writes": _INTERNAL,
     "schema.scope": _INTERNAL,
+    "schema.prepared": _INTERNAL,
     "schema.write-lock": _INTERNAL,
     "schema.role.maintenance": "is about a role that no request has: tests/database/test_schema.py",
     "schema.feed.order": "needs concurrent readers of positions: tests/database/test_feed.py",
