@@ -1,7 +1,8 @@
 """Path and query parameters, validated as strictly as bodies."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -41,7 +42,7 @@ async def check_query_names(request: Request) -> None:
     resolves dependencies, so it authenticates the caller before it rejects the query: a
     request without a valid token gets 401, whatever its query.
     """
-    declared = _declared(request)
+    declared = _declared(request.app, request.scope["route"].path_format, request.method)
     given = [name for name, _ in request.query_params.multi_items()]
     items = []
     if not set(given) <= set(declared):
@@ -58,11 +59,11 @@ async def check_query_names(request: Request) -> None:
         raise invalid_parameters(items)
 
 
-def _declared(request: Request) -> dict[str, bool]:
-    """The names of the query parameters, and whether each can be repeated."""
-    app: FastAPI = request.app
+@lru_cache(64)
+def _declared(app: FastAPI, path: str, method: str) -> Mapping[str, bool]:
+    """The names of the operation's query parameters, and whether each can be repeated."""
     paths: dict[str, dict[str, Any]] = app.openapi()["paths"]
-    operation = paths.get(request.scope["route"].path_format, {}).get(request.method.lower(), {})
+    operation = paths.get(path, {}).get(method.lower(), {})
     return {
         each["name"]: openapi.repeatable(each)
         for each in operation.get("parameters", ())
