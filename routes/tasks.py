@@ -198,6 +198,25 @@ async def delete_task(
     return Response(status_code=204)
 
 
+@router.post(
+    "/{task_id}/restore",
+    response_model=TaskRead,
+    responses={
+        200: _TASK,
+        **openapi.problems_of(INVALID_PRECONDITION, *openapi.CHANGE_PROBLEMS, QUOTA_REACHED),
+    },
+    openapi_extra=_IF_MATCH,
+)
+async def restore_task(
+    task_id: TaskId, user_id: CurrentUser, versions: IfMatch, database: TasksDatabase
+) -> Response:
+    """Bring a deleted task back.
+
+    A task that is not deleted stays as it is, so a restore can be repeated.
+    """
+    return _task(await database.write(user_id, tasks.restore_task, task_id, versions))
+
+
 def _task(task: TaskRead, status: int = 200) -> Response:
     response = _json(_task_json(task), status)
     response.headers["ETag"] = task_tag(task.version, task.user_id)

@@ -33,6 +33,8 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    null,
+    or_,
     select,
     true,
     update,
@@ -86,6 +88,7 @@ _visible = and_(
     TASKS.c.user_id == CALLER,
     TASKS.c.deleted_at.is_(None),
 )
+_this_version = TASKS.c.version == func.any(_VERSIONS)
 _this_task = and_(_visible, TASKS.c.id == bindparam("task_id", type_=Uuid))
 
 
@@ -165,9 +168,25 @@ def _change(
     changed = update(TASKS).where(_this_task).values(changes).returning(*returned)
     if not conditional:
         return changed
-    outcome = changed.where(TASKS.c.version == func.any(_VERSIONS)).cte("changed")
+    outcome = changed.where(_this_version).cte("changed")
     found = select(TASKS.c.version).where(_this_task).cte("found")
     return select(found.c.version, *outcome.c).select_from(found.outerjoin(outcome, true()))
+
+
+@cache
+def _restore_statement() -> Executable:
+    """Two tasks: as it was found, whether or not it is deleted, and if it has been restored, as it is now."""
+    any_task = and_(TASKS.c.user_id == CALLER, TASKS.c.id == bindparam("task_id", type_=Uuid))
+    deleted = and_(any_task, TASKS.c.deleted_at.is_not(None), or_(_VERSIONS.is_(None), _this_version))
+    changes = {
+        "deleted_at": null(),
+        "version": TASKS.c.version + _INTEGER_1,
+        "updated_at": func.clock_timestamp(),
+    }
+    found = select(*COLUMNS).where(any_task).cte("found")
+    restored = update(TASKS).where(deleted).values(changes).returning(*COLUMNS).cte("restored")
+    statement = select(*found.c, *restored.c).select_from(found.outerjoin(restored, true()))
+    return statement.execution_options(prepare="restore_task")
 
 
 def _changed(
@@ -239,3 +258,24 @@ def delete_task(session: UserSession, caller: str, task_id: UUID, versions: Sequ
     """Mark the task as deleted and keep its row. Raises TaskNotFound and PreconditionFailed."""
     statement = _delete_statement(versions is not None)
     _changed(session, statement, {"caller": caller, "task_id": task_id}, versions)
+
+
+def restore_task(
+    session: UserSession, caller: str, task_id: UUID, versions: Sequence[int] | None
+) -> TaskRead:
+    """Bring a deleted task back; a task that is not deleted is left as it is.
+
+    Raises TaskNotFound, PreconditionFailed, and QuotaReached like `create_task`.
+    """
+    parameters = {"caller": caller, "task_id": task_id, "versions": versions and list(versions)}
+    rows = session.write(_restore_statement(), parameters)
+    if not rows:
+        raise TaskNotFound
+    found, restored = TaskRead(*rows[0][: len(COLUMNS)]), rows[0][len(COLUMNS) :]
+    if versions is not None and found.version not in versions:
+        raise PreconditionFailed(found.version)
+    if found.deleted_at is None:
+        return found
+    if restored[0] is None:
+        raise QuotaReached
+    return TaskRead(*restored)

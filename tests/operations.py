@@ -41,6 +41,8 @@ class Operation:
     body: Callable[[], dict[str, Any]] | None = None
     """A valid body that changes the task."""
     effect: Effect | None = None
+    takes_deleted: bool = False
+    """Whether it is about deleted tasks, too."""
     query: str = ""
     """Query string of a typical request."""
     statuses: frozenset[int] = frozenset()
@@ -105,10 +107,20 @@ OPERATIONS = (
         WRITE,
         effect=lambda *_: {"deleted_at": ...},
     ),
+    Operation(
+        "restore_task",
+        "POST",
+        f"{TASKS}/{{task_id}}/restore",
+        200,
+        WRITE,
+        takes_deleted=True,
+        statuses=frozenset({409}),
+    ),
 )
 
 ON_ONE_TASK = tuple(each for each in OPERATIONS if each.on_one_task)
-CHANGING_ONE_TASK = tuple(each for each in ON_ONE_TASK if each.scope == WRITE)
+RESTORE = next(each for each in OPERATIONS if each.takes_deleted)
+CHANGING_ONE_TASK = tuple(each for each in ON_ONE_TASK if each.scope == WRITE and not each.takes_deleted)
 
 
 def each(operations: tuple[Operation, ...] = OPERATIONS) -> pytest.MarkDecorator:

@@ -75,6 +75,10 @@ export class Tasks {
     await this.#send("DELETE", `/api/tasks/${id}`, undefined, version);
   }
 
+  /** Brings a deleted task back. With a `version`, throws a ConflictError if the task has another one. */
+  restore = (id: string, version?: number): Promise<Task> =>
+    this.#task("POST", `/api/tasks/${id}/restore`, undefined, version);
+
   async #task(method: string, path: string, body?: object, version?: number): Promise<Task> {
     return (await this.#send(method, path, body, version)).json();
   }

@@ -47,6 +47,7 @@ const acts = {
   replace: tasks.replace,
   update: tasks.update,
   delete: (id: string, version?: number) => tasks.delete(id, version),
+  restore: tasks.restore,
   all: async (filter: Filter) => {
     const titles = [];
     for await (const task of tasks.all(filter)) titles.push(task.title);

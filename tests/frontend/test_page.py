@@ -36,7 +36,7 @@ def send(page: Page, method: str, path: str, **headers: str) -> dict[str, dict[s
 
 
 @pytest.mark.spec("cors.preflight", "tasks.create.created")
-def test_a_task_is_created_edited_completed_and_deleted(ann: Page) -> None:
+def test_a_task_is_created_edited_completed_deleted_and_restored(ann: Page) -> None:
     task = ann.do("create", {"title": "Water the plants", "tags": ["home"]})
     assert ann.do("get", task["id"]) == task
     edited = ann.do("replace", task["id"], {"title": "Feed the cat", "priority": "high"})
@@ -47,6 +47,8 @@ def test_a_task_is_created_edited_completed_and_deleted(ann: Page) -> None:
     ann.do("delete", task["id"])
     gone = ann.refused("get", task["id"])
     assert (gone.problem["status"], gone.problem["type"]) == (404, "/problems/not-found")
+    restored = ann.do("restore", task["id"], 3)
+    assert restored == ann.do("get", task["id"]) == {**restored, "title": "Feed the cat", "version": 4}
 
 
 @pytest.mark.spec("tasks.list.next", "tasks.list.paging", "cors.expose")

@@ -60,11 +60,14 @@ def check_operation(
     operation: Operation, before: Row | None, after: Row | None, sent: Fields
 ) -> Iterator[str]:
     """Check a successful operation on one task."""
-    if before is None or before["deleted_at"] is not None:
+    if before is None or (before["deleted_at"] is not None and not operation.takes_deleted):
         yield "the response has a task that does not exist"
         return
     if after is None:
         yield "the row is gone"
+        return
+    if operation.takes_deleted:
+        yield from _check_restore(before, after)
         return
     changes = operation.effect(DEFAULTS, _as_stored(sent)) if operation.effect else {}
     if "deleted_at" in changes:
@@ -79,6 +82,16 @@ def _check_delete(before: Row, after: Row) -> Iterator[str]:
     if after["deleted_at"] is None:
         yield "deleted_at is not set"
     yield from _differences({**before, "deleted_at": after["deleted_at"]}, after)
+
+
+def _check_restore(before: Row, after: Row) -> Iterator[str]:
+    if before["deleted_at"] is None:
+        yield from _differences(before, after)
+        return
+    changed = {"deleted_at": None, "version": before["version"] + 1, "updated_at": after["updated_at"]}
+    yield from _differences({**before, **changed}, after)
+    if after["updated_at"] < before["deleted_at"]:
+        yield "updated_at is not the time of the restore"
 
 
 def _check_update(before: Row, after: Row, changes: Fields) -> Iterator[str]:

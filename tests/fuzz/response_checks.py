@@ -48,7 +48,7 @@ _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
         "WWW-Authenticate, X-Request-ID"
     ),
 }
-_TASK_PATH = re.compile(r"/api/tasks(/[^/?]+)?(\?.*)?")
+_TASK_PATH = re.compile(r"/api/tasks(/[^/?]+(/restore)?)?(\?.*)?")
 _PREFLIGHT_HEADERS = {f"access-control-{name}" for name in ("allow-methods", "allow-headers", "max-age")}
 _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
 _ASSETS = {"cache-control": re.compile("public, max-age=31536000, immutable")}

@@ -5,8 +5,8 @@ import re
 from tests.support import TASKS
 
 ROUTES = (
-    TASKS, f"{TASKS}/{{task_id}}", "/health/live", "/health/ready", "/problems/{name}", "/openapi.json",
-    "/docs", "/docs/assets/{digest}/{name}",
+    TASKS, f"{TASKS}/{{task_id}}", f"{TASKS}/{{task_id}}/restore", "/health/live", "/health/ready",
+    "/problems/{name}", "/openapi.json", "/docs", "/docs/assets/{digest}/{name}",
 )  # fmt: skip
 
 

@@ -212,7 +212,7 @@ def test_an_unchanged_list_is_not_sent_again(owner: Caller, query: str) -> None:
 
 
 @pytest.mark.spec("http.etag.lists")
-@each(tuple(each for each in OPERATIONS if each.scope == "tasks:write"))
+@each(tuple(each for each in OPERATIONS if each.scope == "tasks:write" and not each.takes_deleted))
 def test_every_change_changes_the_tag_of_every_list(owner: Caller, operation: Operation) -> None:
     task = owner.create()["id"]
     tags = {query: owner.get(f"{TASKS}{query}").headers["etag"] for query in ("", "?deleted=true", "?q=none")}

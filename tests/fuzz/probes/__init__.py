@@ -22,12 +22,13 @@ from tests.fuzz.probes import (
     paths,
     preconditions,
     tokens,
+    trash,
     values,
 )
 from tests.fuzz.situations import SITUATIONS
 from tests.support import TASKS
 
-MODULES = (tokens, isolation, lists, paths, values, preconditions, bodies, headers, database, log)
+MODULES = (tokens, isolation, lists, paths, values, preconditions, trash, bodies, headers, database, log)
 """In the order in which they run: the log of all other requests comes last."""
 TASKS_OF_OWNER, TASKS_OF_STRANGER, TASKS_OF_HOARDER = 120, 5, 60
 """The owner has more than two pages of the default size."""

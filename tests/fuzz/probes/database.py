@@ -190,7 +190,8 @@ def the_position_of_each_change(prober: Prober) -> None:
     prober.expect(feed and feed.seq > START_OF_2020, "the feed did not begin at the time in milliseconds")
     prober.accept(201, "POST", TASKS, **valid(CREATE, user))
     for operation in ON_ONE_TASK:
-        changes = operation.effect is not None
+        # The task is deleted before it is restored.
+        changes = operation.effect is not None or operation.takes_deleted
         before = context.feed(user)
         prober.accept(operation.status, operation.method, operation.url(first), **valid(operation, user))
         after = context.feed(user)

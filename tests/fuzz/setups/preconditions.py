@@ -2,15 +2,15 @@
 
 from tests.fuzz.lab import Lab, set_up
 from tests.fuzz.prober import JSON, if_match, valid
-from tests.operations import CHANGING_ONE_TASK
+from tests.operations import CHANGING_ONE_TASK, RESTORE
 from tests.support import TASKS
 
 
-@set_up("http.preconditions.required", at_least=2 * len(CHANGING_ONE_TASK))
+@set_up("http.preconditions.required", at_least=2 * len(CHANGING_ONE_TASK) + 2)
 def changes_that_require_a_precondition(lab: Lab) -> None:
     with lab.service(REQUIRE_IF_MATCH="true") as prober:
         user = lab.user()
-        for operation in CHANGING_ONE_TASK:
+        for operation in (*CHANGING_ONE_TASK, RESTORE):
             created = prober.request("POST", TASKS, token=user, content=b'{"title": "New"}', headers=JSON)
             path, request = operation.url(created.json()["id"]), valid(operation, user)
             prober.refuse(428, "precondition-required", operation.method, path, **request)
