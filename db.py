@@ -43,7 +43,8 @@ not migrated; on a request it is a bug or an attack."""
 
 # row_security_active() checks the current role, which UserSession has set to the unprivileged one.
 _READINESS = text(
-    "SELECT current_user, row_security_active('tasks') AND row_security_active('feeds'),"
+    "SELECT current_user, row_security_active('tasks') AND row_security_active('feeds')"
+    " AND row_security_active('idempotency_keys'),"
     " (SELECT version_num FROM alembic_version)"
 )
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     func,
@@ -113,7 +114,27 @@ class Feed(SQLModel, table=True):
     live_tasks: int = Column(sa_type=Integer)
 
 
+class IdempotencyKey(SQLModel, table=True):
+    """What a create under an Idempotency-Key has made. A later key replaces that in the same slot."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        PrimaryKeyConstraint("user_id", "slot"),
+        CheckConstraint("char_length(user_id) BETWEEN 1 AND 255", "user_id_length"),
+        CheckConstraint("slot BETWEEN 0 AND 9999", "slot_bounded"),
+        Index(None, "user_id", "key_hash"),
+    )
+
+    user_id: str = Column(sa_type=Text)
+    slot: int = Column(sa_type=SmallInteger)
+    key_hash: bytes
+    fingerprint: bytes
+    task_id: UUID
+    created_at: datetime
+
+
 TASKS: Table = SQLModel.metadata.tables["tasks"]
 """`Task` as a Core table: selecting its columns avoids the ORM's per-row overhead."""
 
 FEEDS: Table = SQLModel.metadata.tables["feeds"]
+KEYS: Table = SQLModel.metadata.tables["idempotency_keys"]

@@ -87,6 +87,26 @@ CONFLICTING_PARAMETERS = ProblemType(
     "Each parameter is valid, but two of them contradict each other, such as a range that ends before "
     "it begins. Leave one of them out.",
 )
+TASK_EXISTS = ProblemType(
+    "task-exists",
+    409,
+    "Task exists",
+    "You have a task with this ID already. It has other content than you sent, or is deleted; the ETag "
+    "header has its version.",
+)
+IDEMPOTENCY_KEY_REUSED = ProblemType(
+    "idempotency-key-reused",
+    409,
+    "Idempotency key reused",
+    "An earlier request with this Idempotency-Key had another body. Use a new key for each task, and "
+    "the same key only to send the same request again.",
+)
+INVALID_IDEMPOTENCY_KEY = ProblemType(
+    "invalid-idempotency-key",
+    400,
+    "Invalid idempotency key",
+    "Idempotency-Key takes 1 to 255 visible ASCII characters, such as a UUID, and can be sent once.",
+)
 QUOTA_REACHED = ProblemType(
     "quota-reached",
     409,
@@ -178,6 +198,9 @@ TYPES = {
         INSUFFICIENT_SCOPE,
         NOT_FOUND,
         UNKNOWN_CURSOR,
+        TASK_EXISTS,
+        IDEMPOTENCY_KEY_REUSED,
+        INVALID_IDEMPOTENCY_KEY,
         CONFLICTING_PARAMETERS,
         QUOTA_REACHED,
         INVALID_PRECONDITION,

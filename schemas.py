@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
+from uuid import UUID
 
 from pydantic import (
     MISSING,
@@ -42,6 +43,7 @@ DUE_AT_PATTERN = (
     r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 _DUE_AT = re.compile(DUE_AT_PATTERN.removesuffix("$"))
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -256,14 +258,23 @@ class TaskFilter(BaseModel):
         return {name: value for name, value in values.items() if value is not None}
 
 
+def _canonical(value: object) -> object:
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise PydanticCustomError("uuid", "Input should be a UUID in its canonical form")
+    return UUID(value)
+
+
+TaskUUID = Annotated[UUID, BeforeValidator(_canonical), WithJsonSchema({"type": "string", "format": "uuid"})]
+
+
 class TaskWrite(SQLModel):
     """Base of request bodies: strict, so that no value is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)  # type: ignore[assignment]
 
 
-class TaskCreate(TaskWrite):
-    """A new task. An omitted field takes its default."""
+class TaskReplace(TaskWrite):
+    """Every writable field of a task. An omitted field takes its default."""
 
     title: Title
     description: Description | None = None
@@ -273,8 +284,10 @@ class TaskCreate(TaskWrite):
     tags: Tags = []
 
 
-class TaskReplace(TaskCreate):
-    """Every writable field of a task. An omitted field takes its default."""
+class TaskCreate(TaskReplace):
+    """A new task. An omitted field takes its default, and `id` a new UUIDv7."""
+
+    id: TaskUUID | MISSING = MISSING
 
 
 class TaskUpdate(TaskWrite):

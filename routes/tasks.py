@@ -11,15 +11,18 @@ from auth.rate_limits import RateLimits, get_rate_limits
 from db import Database, get_database
 from problems import (
     CONFLICTING_PARAMETERS,
+    IDEMPOTENCY_KEY_REUSED,
     INVALID_CURSOR,
     INVALID_PRECONDITION,
     QUOTA_REACHED,
+    TASK_EXISTS,
     UNKNOWN_CURSOR,
 )
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
-from services import lists, tasks
+from services import creation, lists, tasks
 from services.lists import PAGE_BYTES
 from web import openapi
+from web.idempotency import KEY_PATTERN, IdempotencyKey
 from web.json_bodies import JSON, MERGE_PATCH, json_body
 from web.pagination import decode_cursor, encode_cursor, next_link
 from web.parameters import TaskId, TaskQuery, query_parameters
@@ -111,19 +114,31 @@ async def list_tasks(
     status_code=201,
     response_model=TaskRead,
     responses={
-        201: openapi.success("The new task.", openapi.headers("Location", "ETag")),
-        **openapi.problems_of(*openapi.BODY_PROBLEMS, QUOTA_REACHED),
+        201: openapi.success(
+            "The new task.",
+            openapi.headers("Location", "ETag") | openapi.headers("Idempotency-Replayed", required=False),
+        ),
+        200: openapi.success("You have this task already.", openapi.headers("Location", "ETag"))
+        | {"model": TaskRead},
+        **openapi.problems_of(*openapi.BODY_PROBLEMS, QUOTA_REACHED, IDEMPOTENCY_KEY_REUSED, TASK_EXISTS),
     },
-    openapi_extra=openapi.request_body(TaskCreate, JSON),
+    openapi_extra=openapi.request_body(TaskCreate, JSON)
+    | {"parameters": [openapi.header("Idempotency-Key", pattern=KEY_PATTERN)]},
 )
-async def create_task(user_id: CurrentUser, body: NewTask, database: TasksDatabase) -> Response:
+async def create_task(
+    user_id: CurrentUser, body: NewTask, key: IdempotencyKey, database: TasksDatabase
+) -> Response:
     """Create a task.
 
-    Sending the same body twice creates two tasks.
+    To be able to send the request again when there was no response, send an `Idempotency-Key`, or
+    choose the task's `id`. Without either, sending the same body twice creates two tasks. A key is
+    kept for 24 hours.
     """
-    task = await database.write(user_id, tasks.create_task, body)
-    response = _task(task, status=201)
+    task, outcome = await database.write(user_id, creation.create_task, body, key)
+    response = _task(task, status=200 if outcome == "existing" else 201)
     response.headers["Location"] = f"/api/tasks/{task.id}"
+    if outcome == "repeated":
+        response.headers["Idempotency-Replayed"] = "true"
     return response
 
 

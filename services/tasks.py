@@ -17,12 +17,12 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+from pydantic import MISSING
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
     Executable,
-    Insert,
     Integer,
     Text,
     Uuid,
@@ -97,7 +97,7 @@ def _new(name: str) -> ColumnElement[object]:
     return bindparam(f"new_{name}", type_=TASKS.c[name].type)
 
 
-def _values(task: TaskCreate | TaskUpdate, names: Iterable[str] = _WRITABLE) -> dict[str, object]:
+def _values(task: TaskReplace | TaskUpdate, names: Iterable[str] = _WRITABLE) -> dict[str, object]:
     values = {f"new_{name}": getattr(task, name) for name in names}
     for name in _SEARCHED.intersection(names):
         text = getattr(task, name)
@@ -120,18 +120,24 @@ def _task(rows: Sequence[tuple[Any, ...]]) -> TaskRead:
     return TaskRead(*rows[0])
 
 
-def _insert_statement() -> Insert:
-    values = {
+def new_columns() -> dict[str, ColumnElement[Any]]:
+    """The columns of a new task, with `creation_values` as their parameters."""
+    return {
         "user_id": CALLER,
         "id": bindparam("task_id", type_=Uuid),
         "completed_at": case((_new("completed"), func.now())),
         "version": _INTEGER_1,
         **{name: _new(name) for name in _with_folded(_WRITABLE)},
     }
-    return insert(TASKS).values(values).returning(*COLUMNS).execution_options(prepare="create_task")
 
 
-_INSERT = _insert_statement()
+def creation_values(caller: str, task: TaskCreate) -> dict[str, object]:
+    """UUIDv7 IDs are ordered to the millisecond, and strictly within a process."""
+    task_id = uuid7() if task.id is MISSING else task.id
+    return {"caller": caller, "task_id": task_id, **_values(task)}
+
+
+_INSERT = insert(TASKS).values(new_columns()).returning(*COLUMNS).execution_options(prepare="create_task")
 _SELECT = select(*COLUMNS).where(_this_task).execution_options(prepare="get_task")
 
 
@@ -211,12 +217,8 @@ def _changed(
 
 
 def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead:
-    """Store a new task. UUIDv7 IDs are ordered to the millisecond, and strictly within a process.
-
-    Raises QuotaReached.
-    """
-    parameters = {"caller": caller, "task_id": uuid7(), **_values(task)}
-    rows = session.write(_INSERT, parameters)
+    """Store a new task. Raises QuotaReached."""
+    rows = session.write(_INSERT, creation_values(caller, task))
     if not rows:
         raise QuotaReached
     return TaskRead(*rows[0])

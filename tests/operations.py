@@ -79,7 +79,7 @@ OPERATIONS = (
         query="completed=false&limit=5",
         statuses=frozenset({400, 404, 409}),
     ),
-    Operation("create_task", "POST", TASKS, 201, WRITE, body=full_task, statuses=frozenset({409})),
+    Operation("create_task", "POST", TASKS, 201, WRITE, body=full_task, statuses=frozenset({200, 409})),
     Operation("get_task", "GET", f"{TASKS}/{{task_id}}", 200, READ),
     Operation(
         "replace_task",

@@ -16,6 +16,9 @@ TITLES: Mapping[str, str] = {
     "unknown-cursor": "Unknown cursor",
     "conflicting-parameters": "Conflicting parameters",
     "quota-reached": "Quota reached",
+    "task-exists": "Task exists",
+    "idempotency-key-reused": "Idempotency key reused",
+    "invalid-idempotency-key": "Invalid idempotency key",
     "invalid-precondition": "Invalid precondition",
     "precondition-failed": "Precondition failed",
     "precondition-required": "Precondition required",
@@ -63,6 +66,9 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     ),
     "unknown-cursor": ("The cursor does not belong to this list.",),
     "conflicting-parameters": ("Two parameters contradict each other; see errors.",),
+    "task-exists": ("You have another task with this ID.",),
+    "idempotency-key-reused": ("An earlier request with this key had another body.",),
+    "invalid-idempotency-key": ("Idempotency-Key must be 1 to 255 visible ASCII characters, sent once.",),
     "quota-reached": ("You have as many tasks as you may. Delete some of them first.",),
     "invalid-precondition": tuple(
         f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
@@ -133,6 +139,7 @@ ITEMS = (
     "Text must not contain U+0000.",
     "The parameter is given more than once.",
     "Unknown field. Known fields: title, description, completed, priority, due_at, tags.",
+    "Unknown field. Known fields: title, description, completed, priority, due_at, tags, id.",
     (
         "Unknown query parameter. Known parameters: completed, priority, tag, any_tag, due, due_from,"
         " due_before, created_from, created_before, updated_from, updated_before, q, deleted, sort,"

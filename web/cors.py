@@ -16,6 +16,7 @@ from problems import CORS_REFUSED, ProblemError, response
 EXPOSED_HEADERS = (
     "Allow",
     "ETag",
+    "Idempotency-Replayed",
     "Link",
     "Location",
     "RateLimit",
@@ -25,7 +26,14 @@ EXPOSED_HEADERS = (
     "WWW-Authenticate",
     "X-Request-ID",
 )
-ALLOWED_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID")
+ALLOWED_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "X-Request-ID",
+)
 ALLOWED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 

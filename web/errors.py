@@ -22,6 +22,7 @@ from database.session import READ_ONLY, sqlstate
 from db import NOT_MIGRATED, DatabaseTimeout, NotReady, PoolExhausted
 from observability import logs, request_context
 from problems import ProblemError, ProblemItem
+from services.creation import KeyReused, TaskExists
 from services.tasks import PreconditionFailed, QuotaReached, TaskNotFound
 from web.parameters import invalid_parameters
 from web.preconditions import task_tag
@@ -137,6 +138,12 @@ def _precondition_failed(_: Request, error: PreconditionFailed) -> ProblemError:
     return ProblemError(problems.PRECONDITION_FAILED, detail, headers=headers)
 
 
+def _task_exists(_: Request, error: TaskExists) -> ProblemError:
+    user_id = request_context.current().user_id or ""
+    headers = {"ETag": task_tag(error.version, user_id)}
+    return ProblemError(problems.TASK_EXISTS, "You have another task with this ID.", headers=headers)
+
+
 def _database(_: Request, error: DBAPIError) -> ProblemError:
     if is_unavailable(error):
         log.warning("database unavailable: %s", logs.name(error))
@@ -157,6 +164,10 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
     ProblemError: lambda _, error: error,
     TaskNotFound: lambda *_: ProblemError(problems.NOT_FOUND, "You have no such task."),
     PreconditionFailed: _precondition_failed,
+    TaskExists: _task_exists,
+    KeyReused: lambda *_: ProblemError(
+        problems.IDEMPOTENCY_KEY_REUSED, "An earlier request with this key had another body."
+    ),
     QuotaReached: lambda *_: ProblemError(
         problems.QUOTA_REACHED, "You have as many tasks as you may. Delete some of them first."
     ),

@@ -82,6 +82,8 @@ _HEADERS: dict[str, str] = {
     "RateLimit": 'The remaining quota and the seconds until it resets, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
     "ETag": "Identifies this version of the task, for If-Match and If-None-Match.",
+    "Idempotency-Key": "Makes the request safe to repeat, for 24 hours: a new value for each task.",
+    "Idempotency-Replayed": "`true` if an earlier request with the same key created the task.",
     "If-Match": "Entity tags: the task is changed only if one of them is its own. `*` is any.",
     "If-None-Match": "Entity tags of responses that you have: 304 if one of them is still current.",
     "Server-Timing": "Milliseconds spent on the statement and waiting for a connection.",
@@ -165,12 +167,12 @@ def not_modified(description: str) -> Json:
     return success(description, headers("ETag"))
 
 
-def header(name: str) -> Json:
+def header(name: str, *, pattern: str | None = None) -> Json:
     """The declaration of a request header that a dependency reads, unknown to FastAPI.
 
-    Without a pattern: tools know the values of If-Match from its name, and only if there is none.
+    Tools know the values of If-Match from its name, and only if it has no pattern.
     """
-    schema: Json = {"type": "string"}
+    schema: Json = {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
     return {"name": name, "in": "header", "required": False, "description": _HEADERS[name], "schema": schema}
 
 

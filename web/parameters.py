@@ -4,7 +4,6 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
-from uuid import UUID
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from auth.bearer import get_current_user
 from problems import CONFLICTING_PARAMETERS, INVALID_REQUEST, ProblemError, ProblemItem
-from schemas import CONFLICT, TaskFilter
+from schemas import CONFLICT, TaskFilter, TaskUUID
 from web import openapi
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -31,7 +30,6 @@ CURSOR_PATTERN = r"^[A-Za-z0-9_-]{43}$"
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -112,13 +110,7 @@ def _whole_number(value: object) -> object:
     return int(value)
 
 
-def _canonical(value: object) -> object:
-    if not isinstance(value, str) or not _UUID.fullmatch(value):
-        raise PydanticCustomError("uuid", "Input should be a UUID in its canonical form")
-    return UUID(value)
-
-
-TaskId = Annotated[UUID, BeforeValidator(_canonical), Path(description="The task's ID.")]
+TaskId = Annotated[TaskUUID, Path(description="The task's ID.")]
 
 
 def _possible(sort: str | None, info: ValidationInfo) -> str | None:

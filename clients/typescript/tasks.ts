@@ -7,6 +7,11 @@
  *
  * Use one `Tasks` for each signed-in user, and drop it on sign-out: it holds the user's
  * token in memory, and fetches another one when the API answers 401.
+ *
+ * A request that gets no answer, 429 or 503 is sent again, up to four times, after the time that
+ * `Retry-After` names or else 0.5 to 8 seconds. A create is sent with an `Idempotency-Key`, so that this
+ * makes one task. A change of a certain version is only sent again after 429: it may have been
+ * made already, and would then be a conflict with itself.
  */
 import type { components, operations } from "./openapi";
 
@@ -27,6 +32,10 @@ export class TasksError extends Error {
 
 /** The task has another version than the one to change. `headers` has the `ETag` of the current one. */
 export class ConflictError extends TasksError {}
+
+const RETRIES = 4;
+/** In seconds. If `Retry-After` is longer, the error is thrown at once. */
+const LONGEST_WAIT = 30;
 
 export class Tasks {
   #token: string | undefined;
@@ -58,6 +67,7 @@ export class Tasks {
     }
   }
 
+  /** Choose `id` yourself (a UUID) if you need it before there is a response. */
   create = (task: NewTask): Promise<Task> => this.#task("POST", "/api/tasks", task);
 
   get = (id: string): Promise<Task> => this.#task("GET", `/api/tasks/${id}`);
@@ -70,9 +80,16 @@ export class Tasks {
   update = (id: string, changes: TaskChanges, version?: number): Promise<Task> =>
     this.#task("PATCH", `/api/tasks/${id}`, changes, version);
 
-  /** With a `version`, throws a ConflictError if the task has another one. */
+  /**
+   * With a `version`, throws a ConflictError if the task has another one. If there is no such task, it
+   * may have been deleted by an attempt whose answer was lost.
+   */
   async delete(id: string, version?: number): Promise<void> {
-    await this.#send("DELETE", `/api/tasks/${id}`, undefined, version);
+    try {
+      await this.#send("DELETE", `/api/tasks/${id}`, undefined, version);
+    } catch (error) {
+      if (!(error instanceof TasksError && error.problem.status === 404)) throw error;
+    }
   }
 
   /** Brings a deleted task back. With a `version`, throws a ConflictError if the task has another one. */
@@ -84,25 +101,55 @@ export class Tasks {
   }
 
   async #send(method: string, path: string, body?: object, version?: number): Promise<Response> {
-    let response = await this.#fetch(method, path, body, version);
-    if (response.status === 401) {
-      this.#token = undefined; // Tokens expire after 15 minutes. A second 401 is final.
-      response = await this.#fetch(method, path, body, version);
+    const headers: Record<string, string> = { "Content-Type": "application/json" };
+    if (version !== undefined) headers["If-Match"] = `"${version}"`;
+    if (method === "POST") headers["Idempotency-Key"] = crypto.randomUUID();
+    const init = { method, headers, body: body && JSON.stringify(body) };
+    for (let retries = 0; ; retries++) {
+      const response = await this.#fetchOnce(path, init, retries < RETRIES && version === undefined);
+      const seconds = secondsToWait(response, retries, version === undefined);
+      if (seconds === undefined || retries === RETRIES) {
+        if (response) return checked(response);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1000 * (seconds ?? 0)));
     }
-    if (response.status === 412) throw new ConflictError(await response.json(), response.headers);
-    if (!response.ok) throw new TasksError(await response.json(), response.headers);
-    return response;
   }
 
-  async #fetch(method: string, path: string, body?: object, version?: number): Promise<Response> {
-    this.#token ??= await signedInToken();
-    const headers: Record<string, string> = {
-      Authorization: `Bearer ${this.#token}`,
-      "Content-Type": "application/json",
-    };
-    if (version !== undefined) headers["If-Match"] = `"${version}"`;
-    return fetch(this.api + path, { method, headers, body: body && JSON.stringify(body) });
+  /** Undefined if there is no answer, and the request `mayRepeat`. */
+  async #fetchOnce(path: string, init: RequestInit, mayRepeat: boolean): Promise<Response | undefined> {
+    try {
+      const response = await this.#fetch(path, init);
+      if (response.status !== 401) return response;
+      this.#token = undefined; // Tokens expire after 15 minutes. A second 401 is final.
+      return await this.#fetch(path, init);
+    } catch (error) {
+      if (mayRepeat && error instanceof TypeError) return undefined;
+      throw error;
+    }
   }
+
+  /** With the whole body, so that a connection that is lost while it arrives is an error here. */
+  async #fetch(path: string, init: RequestInit): Promise<Response> {
+    this.#token ??= await signedInToken();
+    const headers = { ...init.headers, Authorization: `Bearer ${this.#token}` };
+    const response = await fetch(this.api + path, { ...init, headers });
+    return new Response((await response.text()) || null, response);
+  }
+}
+
+/** Before the next attempt; undefined if the response is final. */
+function secondsToWait(response: Response | undefined, retries: number, mayRepeat: boolean): number | undefined {
+  const backoff = 2 ** retries * (0.5 + Math.random() / 2);
+  if (response === undefined) return backoff;
+  if (response.status !== 429 && !(response.status === 503 && mayRepeat)) return undefined;
+  const seconds = Number(response.headers.get("Retry-After") ?? backoff);
+  return seconds <= LONGEST_WAIT ? seconds : undefined;
+}
+
+async function checked(response: Response): Promise<Response> {
+  if (response.status === 412) throw new ConflictError(await response.json(), response.headers);
+  if (!response.ok) throw new TasksError(await response.json(), response.headers);
+  return response;
 }
 
 async function signedInToken(): Promise<string> {

@@ -5,6 +5,7 @@ import { createTask, updateTask, type TaskRead } from "./orval/client.js";
 const signedIn = { headers: { Authorization: `Bearer ${token}` } };
 
 const created = await createTask({ title: "Water the plants" }, signedIn);
+if (created.status === 200) throw new Error("the task existed already");
 if (created.status !== 201) throw new Error(created.data.detail);
 const updated = await updateTask(created.data.id, { completed: true }, signedIn);
 if (updated.status !== 200) throw new Error(updated.data.detail);

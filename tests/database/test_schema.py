@@ -115,6 +115,10 @@ def test_the_role_has_no_attributes_and_owns_nothing(sql: Sql) -> None:
         "DELETE FROM feeds",
         "TRUNCATE feeds",
         "UPDATE feeds SET user_id = 'somebody'",
+        "DELETE FROM idempotency_keys",
+        "TRUNCATE idempotency_keys",
+        "UPDATE idempotency_keys SET user_id = 'somebody'",
+        "UPDATE idempotency_keys SET slot = 1",
         "ALTER TABLE tasks DISABLE ROW LEVEL SECURITY",
         "DROP POLICY own_tasks ON tasks",
         "DROP TABLE tasks",
@@ -142,12 +146,15 @@ def test_the_role_can_read_and_write_its_tasks(as_role: Sql) -> None:
 
 
 @pytest.mark.spec("schema.rls.forced")
-@pytest.mark.parametrize("table", ["tasks", "feeds"])
+@pytest.mark.parametrize("table", ["tasks", "feeds", "idempotency_keys"])
 def test_row_security_is_enabled_and_forced(sql: Sql, as_role: Sql, table: str) -> None:
     assert sql("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = %s", table) == [
         (True, True)
     ]
     assert as_role("SELECT row_security_active(%s)", table) == [(True,)]
+
+
+KEY = "INSERT INTO idempotency_keys VALUES (%s, 1, '', '', gen_random_uuid(), now())"
 
 
 @pytest.mark.spec("schema.rls.policy")
@@ -156,7 +163,9 @@ def test_row_security_limits_rows_to_the_current_user(as_role: Sql) -> None:
     for user in (mine, theirs):
         become(as_role, user)
         insert(as_role, user)
+        as_role(KEY, user)
     become(as_role, mine)
+    assert as_role("SELECT DISTINCT user_id FROM idempotency_keys") == [(mine,)]
     assert as_role("SELECT DISTINCT user_id FROM tasks") == [(mine,)]
     assert as_role("SELECT DISTINCT user_id FROM feeds") == [(mine,)]
     assert as_role("UPDATE tasks SET title = 'y' WHERE user_id = %s RETURNING 1", theirs) == []
@@ -165,6 +174,8 @@ def test_row_security_limits_rows_to_the_current_user(as_role: Sql) -> None:
         insert(as_role, theirs)
     with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
         as_role("INSERT INTO feeds VALUES (%s, 1, 0)", f"user-{uuid.uuid4()}")
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        as_role(KEY, f"user-{uuid.uuid4()}")
 
 
 @pytest.mark.spec("schema.rls.policy")

@@ -12,7 +12,7 @@ from tests.planting.verdicts import TIMEOUT, Verdict
 from tests.planting.workspace import Workspace
 
 EXPECTED_SITUATIONS = {
-    "get: ownership filter dropped": "a user id that looks like the owners",
+    "get: ownership filter dropped": "a task of somebody else or deleted",
     "the signature is not verified": "a forged token against each operation",
     "CORS is missing on errors": "the headers of every response",
     "the version is not incremented": "writers of one task at once",

@@ -12,6 +12,7 @@ from sqlalchemy import URL
 from tests.better_auth.server import PASSWORD, BetterAuth, better_auth
 from tests.environment import Sql, alembic, new_database
 from tests.frontend.browser import Browser, Page, chromium
+from tests.frontend.cutting_proxy import CuttingProxy
 from tests.frontend.typescript import compiled, sources
 from tests.process.service import Service, running_service, service_environment
 
@@ -76,8 +77,9 @@ def elsewhere(site: BetterAuth) -> str:
     return site.url.replace("127.0.0.1", "localhost")
 
 
-def page_for(browser: Browser, site_url: str, api: Service) -> Page:
-    return browser.open(f"{site_url}/?api={str(api.client.base_url).rstrip('/')}")
+def page_for(browser: Browser, site_url: str, api: Service | CuttingProxy) -> Page:
+    url = api.url if isinstance(api, CuttingProxy) else str(api.client.base_url).rstrip("/")
+    return browser.open(f"{site_url}/?api={url}")
 
 
 def signed_up(page: Page, name: str) -> Page:

@@ -156,7 +156,7 @@ def isolation(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
 
 
 def _replay_as_stranger(response: Response) -> Iterator[str]:
-    task, body = _task_id(response), _body(response.request)
+    task, body = _task_id(response), _without_id(_body(response.request))
     if task is None:
         yield from _replay_list(response)
         return
@@ -167,6 +167,15 @@ def _replay_as_stranger(response: Response) -> Iterator[str]:
         yield from _replay_on_task(task, operation, its_body if operation.body else None)
     if response.status_code == 201:
         yield from _replay_create(body)
+
+
+def _without_id(body: bytes | None) -> bytes | None:
+    """Without the ID that the owner chose: only a create takes one, and the stranger's task gets another."""
+    if not body:
+        return body
+    document = json.loads(body)
+    document.pop("id", None)
+    return json.dumps(document).encode()
 
 
 def _replay_on_task(task: uuid.UUID, operation: Operation, body: bytes | None) -> Iterator[str]:
@@ -311,6 +320,8 @@ def _check_effect(
     operation: Operation, response: Response, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> Iterable[str]:
     request = response.request
+    if _is_repeated(response):
+        return ()
     if operation.status == 201:
         return expected_effects.check_create(
             _stored_row(response), _request_fields(request), _context.owner.id
@@ -379,13 +390,21 @@ def _is_success_of_owner(response: Response) -> bool:
         response.status_code < 300
         and request.path_url.startswith(TASKS)
         and request.method != "HEAD"
+        and not _is_repeated(response)
         and _context.is_from_owner(request)
     )
 
 
+def _is_repeated(response: Response) -> bool:
+    """Whether a create was answered with a task that existed already."""
+    request = response.request
+    is_create = request.method == "POST" and request.path_url.partition("?")[0] == TASKS
+    return is_create and (response.status_code == 200 or "idempotency-replayed" in response.headers)
+
+
 def _task_id(response: Response) -> uuid.UUID | None:
     """The task in the path, or the one that was created."""
-    if response.status_code == 201:
+    if response.status_code == 201 and not _is_repeated(response):
         return uuid.UUID(response.json()["id"])
     return task_id_in(response.request.path_url)
 

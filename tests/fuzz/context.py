@@ -210,7 +210,11 @@ class FuzzContext:
             self.query(
                 "SELECT count(*), sum(xmin::text::bigint) FROM tasks WHERE user_id = coalesce(%s, user_id)"
                 " UNION ALL"
-                " SELECT count(*), sum(xmin::text::bigint) FROM feeds WHERE user_id = coalesce(%s, user_id)",
+                " SELECT count(*), sum(xmin::text::bigint) FROM feeds WHERE user_id = coalesce(%s, user_id)"
+                " UNION ALL"
+                " SELECT count(*), sum(xmin::text::bigint) FROM idempotency_keys"
+                " WHERE user_id = coalesce(%s, user_id)",
+                user_id,
                 user_id,
                 user_id,
             )

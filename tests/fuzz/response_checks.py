@@ -44,7 +44,8 @@ _DOCS_PAGE = {
 _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "access-control-allow-credentials": re.compile("true"),
     "access-control-expose-headers": re.compile(
-        "Allow, ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Server-Timing, "
+        "Allow, ETag, Idempotency-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
+        "Server-Timing, "
         "WWW-Authenticate, X-Request-ID"
     ),
 }
@@ -66,7 +67,8 @@ _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
 }
 # Added by the server.
 _SERVER_HEADERS = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
-_OPTIONAL = {"link", "server-timing", "vary"}
+_OPTIONAL = {"link", "server-timing", "vary", "idempotency-replayed"}
+_OPTIONAL_OF_STATUS = {200: {"location"}, 409: {"etag"}}
 _PROBLEMS: Mapping[str, int] = {
     "malformed-body": 400,
     "invalid-cursor": 400,
@@ -81,6 +83,9 @@ _PROBLEMS: Mapping[str, int] = {
     "unsupported-media-type": 415,
     "conflicting-parameters": 409,
     "quota-reached": 409,
+    "task-exists": 409,
+    "idempotency-key-reused": 409,
+    "invalid-idempotency-key": 400,
     "invalid-precondition": 400,
     "precondition-failed": 412,
     "precondition-required": 428,
@@ -140,7 +145,8 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
         value = ", ".join(response.headers.get(name, []))
         if not pattern.fullmatch(value):
             yield f"the header {name} of a {response.status_code} is {value!r}"
-    optional = _OPTIONAL | _PREFLIGHT_HEADERS if is_preflight else _OPTIONAL
+    optional = _OPTIONAL | _OPTIONAL_OF_STATUS.get(response.status_code, set())
+    optional |= _PREFLIGHT_HEADERS if is_preflight else set()
     for name in response.headers.keys() - expected.keys() - _SERVER_HEADERS - optional:
         yield f"the specification does not list the header {name}"
     if "Origin" not in ", ".join(response.headers.get("vary", [])):

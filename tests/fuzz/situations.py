@@ -89,6 +89,8 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "problems.pool.writes": _INTERNAL,
     "schema.scope": _INTERNAL,
     "schema.prepared": _INTERNAL,
+    "schema.keys": _INTERNAL,
+    "tasks.create.key.bound": "needs 10,000 changes of a user: tests/tasks/test_retries.py",
     "schema.write-lock": _INTERNAL,
     "schema.role.maintenance": "is about a role that no request has: tests/database/test_schema.py",
     "schema.feed.order": "needs concurrent readers of positions: tests/database/test_feed.py",

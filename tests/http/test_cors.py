@@ -15,6 +15,7 @@ ALLOWED = "https://app.example.com"
 EXPOSED = {
     "Allow",
     "ETag",
+    "Idempotency-Replayed",
     "Link",
     "Location",
     "RateLimit",

@@ -21,6 +21,7 @@ from tests.fuzz.probes import (
     log,
     paths,
     preconditions,
+    retries,
     tokens,
     trash,
     values,
@@ -28,7 +29,20 @@ from tests.fuzz.probes import (
 from tests.fuzz.situations import SITUATIONS
 from tests.support import TASKS
 
-MODULES = (tokens, isolation, lists, paths, values, preconditions, trash, bodies, headers, database, log)
+MODULES = (
+    tokens,
+    isolation,
+    lists,
+    paths,
+    values,
+    preconditions,
+    retries,
+    trash,
+    bodies,
+    headers,
+    database,
+    log,
+)
 """In the order in which they run: the log of all other requests comes last."""
 TASKS_OF_OWNER, TASKS_OF_STRANGER, TASKS_OF_HOARDER = 120, 5, 60
 """The owner has more than two pages of the default size."""

@@ -21,6 +21,9 @@ FORBIDDEN = (
     "DELETE FROM feeds",
     "TRUNCATE feeds",
     "UPDATE feeds SET user_id = user_id",
+    "DELETE FROM idempotency_keys",
+    "TRUNCATE idempotency_keys",
+    "UPDATE idempotency_keys SET user_id = user_id",
     "UPDATE tasks SET user_id = user_id",
     "UPDATE tasks SET id = id",
     "UPDATE tasks SET created_at = created_at",
@@ -39,6 +42,7 @@ WRITABLE = (
 ALLOWED = (
     "SELECT * FROM tasks",
     "UPDATE feeds SET seq = seq, live_tasks = live_tasks",
+    "UPDATE idempotency_keys SET key_hash = key_hash, fingerprint = fingerprint",
     "SELECT version_num FROM alembic_version",
     f"UPDATE tasks SET {', '.join(f'{name} = {name}' for name in WRITABLE.split(', '))}",
 )
@@ -115,13 +119,21 @@ def statements_in_another_users_scope(prober: Prober) -> None:
         prober.expect(_count(sql, user, touch.format(owner)) == 0, f"{user!r} updates the owner's rows")
         feeds = f"UPDATE feeds SET seq = seq WHERE user_id = '{owner}' RETURNING 1"
         prober.expect(_count(sql, user, feeds) == 0, f"{user!r} updates the owner's feed")
+        keys = f"SELECT 1 FROM idempotency_keys WHERE user_id = '{owner}'"
+        prober.expect(_count(sql, user, keys) == 0, f"{user!r} reads the owner's keys")
+        _expect_state(prober, user, _key_of(owner), DENIED)
         _expect_state(prober, user, _insert(owner), DENIED)
     _expect_state(prober, owner, _insert(owner), None)
     prober.expect(_count(sql, owner, touch.format(owner)) > 0, "the owner cannot update their own rows")
     forced = context.query(
-        "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE relname IN ('tasks', 'feeds')"
+        "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class"
+        " WHERE relname IN ('tasks', 'feeds', 'idempotency_keys')"
     )
-    prober.expect(forced == [(True,), (True,)], "row security is not enabled and forced")
+    prober.expect(forced == [(True,)] * 3, "row security is not enabled and forced")
+
+
+def _key_of(user: str) -> str:
+    return f"INSERT INTO idempotency_keys VALUES ('{user}', 1, '', '', gen_random_uuid(), now())"
 
 
 @probe("schema.role.grants", "schema.role.no-bypass", at_least=len(FORBIDDEN) + len(ALLOWED))

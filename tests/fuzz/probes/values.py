@@ -7,6 +7,8 @@ listed here.
 
 import itertools
 import json
+import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -37,6 +39,14 @@ READ_ONLY = tuple(
     for name in _CONTRACT["components"]["schemas"]["TaskRead"]["properties"]
     if name not in SCHEMAS["TaskReplace"]["properties"]
 )
+CANONICAL = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+IDS = (
+    *(str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in "ab"),
+    str(uuid.uuid5(uuid.NAMESPACE_URL, "c")).upper(),
+    str(uuid.UUID(int=1)), str(uuid.UUID(int=2**128 - 1)),
+    "0" * 32, "{" + str(uuid.UUID(int=3)) + "}", f"urn:uuid:{uuid.UUID(int=4)}", f"{uuid.UUID(int=5)}\n",
+    f" {uuid.UUID(int=6)}", "g" * 8 + str(uuid.UUID(int=7))[8:],
+)  # fmt: skip
 OF_EVERY_TYPE: tuple[object, ...] = (
     None,
     True,
@@ -95,7 +105,7 @@ def candidates(name: str, schema: Fields) -> Iterator[object]:
                 yield from (value, value.upper(), f"{value} ", [value])
         if each.get("type") == "array":
             yield from _arrays(each)
-    yield from {"title": TITLES, "due_at": DATES}.get(name, ())
+    yield from {"title": TITLES, "due_at": DATES, "id": IDS}.get(name, ())
 
 
 def _texts(schema: Fields) -> Iterator[str]:
@@ -138,6 +148,8 @@ def _arrays(schema: Fields) -> Iterator[object]:
 
 def _is_valid(name: str, schema: Fields, value: object) -> bool:
     impossible = name == "due_at" and value in IMPOSSIBLE_DATES
+    if name == "id":  # The validator does not check the format.
+        return isinstance(value, str) and bool(CANONICAL.fullmatch(value))
     return not impossible and jsonschema_rs.validator_for(schema).is_valid(value)
 
 
@@ -233,13 +245,14 @@ def _send_invalid(
     return response
 
 
-@probe("task.unknown-fields", "tasks.isolation.writes", at_least=(len(READ_ONLY) + 4) * len(SCHEMAS))
+@probe("task.unknown-fields", "tasks.isolation.writes", at_least=(len(READ_ONLY) + 4) * len(SCHEMAS) - 1)
 def a_field_that_is_unknown_or_not_writable(prober: Prober) -> None:
     context = prober.context
     task = context.any_task()
     names = (*READ_ONLY, "color", "Title", "__proto__", "")
     for body, media_types in MEDIA_TYPES.items():
-        for media_type, name in itertools.product(media_types, names):
+        unknown = [name for name in names if name not in SCHEMAS[body]["properties"]]
+        for media_type, name in itertools.product(media_types, unknown):
             value = {"user_id": context.stranger.id, "id": task}.get(name, "2030-05-17T08:00:00Z")
             _send_invalid(prober, _operation(body), task, {"title": "x", name: value}, "", media_type)
     for body in SCHEMAS:
