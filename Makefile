@@ -60,6 +60,9 @@ token: $(INSTALLED) ## print a token for SUB=some-user
 migrate: $(INSTALLED) ## migrate the database at DATABASE_URL to the latest revision
 	@$(BIN)/alembic upgrade head
 
+purge: $(INSTALLED) ## delete for good what has been in the trash for TRASH_RETENTION_DAYS, and expired keys
+	@$(BIN)/python -m purge
+
 openapi: $(INSTALLED) ## generate specs/openapi.json from the application
 	@$(BIN)/python -m tools.openapi
 

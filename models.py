@@ -112,6 +112,7 @@ class Feed(SQLModel, table=True):
     user_id: str = Column(sa_type=Text)
     seq: int = Column(sa_type=BigInteger)
     live_tasks: int = Column(sa_type=Integer)
+    purged_seq: int = Column(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
 
 
 class IdempotencyKey(SQLModel, table=True):

@@ -210,6 +210,12 @@ class DatabaseSettings(BaseSettings):
         return url
 
 
+class PurgeSettings(DatabaseSettings):
+    """Settings of the purge."""
+
+    trash_retention_days: Annotated[int, Field(ge=1, le=3_650)] = 30
+
+
 class Settings(DatabaseSettings):
     """Settings of the web process."""
 

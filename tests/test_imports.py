@@ -21,6 +21,7 @@ LAYERS = (
     "web",
     "routes",
     "main",
+    "purge",
 )
 """Modules and packages, lowest first. Each may import only itself and those before it."""
 

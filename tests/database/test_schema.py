@@ -157,6 +157,18 @@ def test_row_security_is_enabled_and_forced(sql: Sql, as_role: Sql, table: str) 
 KEY = "INSERT INTO idempotency_keys VALUES (%s, 1, '', '', gen_random_uuid(), now())"
 
 
+@pytest.mark.spec("schema.keys", "schema.checks")
+def test_a_user_has_10000_slots_for_keys(as_role: Sql) -> None:
+    user_id = f"user-{uuid.uuid4()}"
+    become(as_role, user_id)
+    slot = KEY.replace(" 1,", " %s,")
+    for within in (0, 9_999):
+        as_role(slot, user_id, within)
+    for beyond in (-1, 10_000):
+        with pytest.raises(errors.CheckViolation):
+            as_role(slot, user_id, beyond)
+
+
 @pytest.mark.spec("schema.rls.policy")
 def test_row_security_limits_rows_to_the_current_user(as_role: Sql) -> None:
     mine, theirs = f"user-{uuid.uuid4()}", f"user-{uuid.uuid4()}"
@@ -223,8 +235,13 @@ def test_the_maintenance_role_sees_who_has_tasks_and_no_content(
         "SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges"
         " WHERE grantee = 'tasks_maintenance'"
     )
-    readable = ("user_id", "id", "seq", "deleted_at")
-    assert sorted(granted) == sorted(("tasks", name, "SELECT") for name in readable)
+    readable = {
+        "tasks": ("user_id", "id", "seq", "deleted_at"),
+        "idempotency_keys": ("user_id", "slot", "created_at"),
+        "feeds": ("user_id", "purged_seq"),
+    }
+    expected = {(table, name, "SELECT") for table, names in readable.items() for name in names}
+    assert set(granted) == expected | {("feeds", "purged_seq", "UPDATE")}
     connection = Sql(database_url)
     connection("SELECT set_config('role', 'tasks_maintenance', false)")
     assert connection("SELECT user_id FROM tasks WHERE id = %s", task) == [(owner.user_id,)]

@@ -51,6 +51,7 @@ def report(met: Mapping[str, int], situations: Iterable[Situation]) -> str:
 
 _PROCESS = "needs a process of its own: tests/process"
 _CONNECTION = "is enforced by gunicorn's parser and protocol: tests/hostile and tests/process"
+_PURGE = "a command, not a request: tests/process/test_purge.py"
 _INTERNAL = "counts messages and threads inside the service: tests/database"
 _MIGRATIONS = "is about migrations: tests/database/test_migrations.py"
 _TOOLS = "is about tools that read the document: tests/contract_tools"
@@ -90,6 +91,10 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "schema.scope": _INTERNAL,
     "schema.prepared": _INTERNAL,
     "schema.keys": _INTERNAL,
+    "purge.tasks": _PURGE,
+    "purge.keys": _PURGE,
+    "purge.batches": _PURGE,
+    "purge.output": _PURGE,
     "tasks.create.key.bound": "needs 10,000 changes of a user: tests/tasks/test_retries.py",
     "schema.write-lock": _INTERNAL,
     "schema.role.maintenance": "is about a role that no request has: tests/database/test_schema.py",

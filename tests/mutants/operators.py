@@ -177,7 +177,9 @@ def drop_entry(source: Source, node: ast.AST) -> Iterator[Edit]:
         if isinstance(node, ast.Tuple) and len(node.elts) == 2:
             return
         start, end = source.span(node)
-        bracketed = source.data[start : start + 1] in b"([{"
+        # A tuple without brackets may begin with one that has some.
+        nested = isinstance(node, ast.Tuple) and node.elts and source.span(node.elts[0])[0] == start
+        bracketed = source.data[start : start + 1] in b"([{" and not nested
         for element in source.elements((start + 1, end - 1)) if bracketed else ():
             yield source.without(element)
 

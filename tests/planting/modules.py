@@ -3,7 +3,16 @@
 from tests.environment import ROOT
 
 FOLDERS = ("routes", "services", "web", "auth", "database", "observability", "migrations")
-FILES = ("main.py", "settings.py", "models.py", "schemas.py", "db.py", "problems.py", "gunicorn.conf.py")
+FILES = (
+    "main.py",
+    "purge.py",
+    "settings.py",
+    "models.py",
+    "schemas.py",
+    "db.py",
+    "problems.py",
+    "gunicorn.conf.py",
+)
 
 
 def modules() -> list[str]:
