@@ -1,6 +1,6 @@
 """The tables as SQLModel classes.
 
-Migrations create it; see specs/database/schema.md. Bodies are in `schemas.py`.
+Migrations create them; see specs/database/schema.md. Bodies are in `schemas.py`.
 """
 
 from datetime import datetime

@@ -9,10 +9,13 @@ specs/database/schema.md.
 """
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 import db
 from observability import logs
@@ -23,23 +26,19 @@ log = logging.getLogger("purge")
 BATCH = 1_000
 """Rows that are deleted in one transaction, while writes of their user wait."""
 
-STATEMENT_TIMEOUT = "60s"
+STATEMENT_TIMEOUT = "10s"
 
 _BEGIN = (
     "SELECT set_config('role', 'tasks_maintenance', true),"
     f" set_config('statement_timeout', '{STATEMENT_TIMEOUT}', true)"
 )
-# The settings are for the triggers on `tasks`.
-_LOCK = (
-    "SELECT pg_advisory_xact_lock(hashtextextended(:user_id, 0)), set_config('app.write_lock', 'taken', true)"
-)
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:user_id, 0))"
 _NEXT_USER = {
     "tasks": "SELECT min(user_id) FROM tasks WHERE deleted_at IS NOT NULL AND user_id > :user_id",
     "idempotency_keys": "SELECT min(user_id) FROM idempotency_keys WHERE user_id > :user_id",
 }
 _DELETE = {
-    # A task that was restored meanwhile no longer matches. The position of the last task that is gone
-    # tells a client that has not seen it that it must begin again.
+    # A task that was restored meanwhile no longer matches.
     "tasks": """
         WITH gone AS (
             DELETE FROM tasks WHERE user_id = :user_id AND deleted_at IS NOT NULL AND id IN (
@@ -66,24 +65,49 @@ _DELETE = {
 
 
 def main() -> None:
+    """Exits with 1 if the rows of a user could not be purged, after those of all others."""
     settings = PurgeSettings.load()
     logs.configure(settings.log_level)
     engine = db.connect(settings.direct_url, settings).execution_options(isolation_level="READ COMMITTED")
-    with engine.connect() as connection:
-        counts = {table: purge(connection, table, settings.trash_retention_days) for table in _DELETE}
-    log.info("Purged %d tasks and %d idempotency keys", counts["tasks"], counts["idempotency_keys"])
+    try:
+        with engine.connect() as connection:
+            runs = [Purge(connection, table, settings.trash_retention_days) for table in _DELETE]
+            for run in runs:
+                run.all_users()
+    except DBAPIError as error:
+        log.error("Purge failed: %s", logs.name(error))
+        sys.exit(1)
+    log.info("Purged tasks: %d, idempotency keys: %d", *(run.deleted for run in runs))
+    if failures := sum(run.failures for run in runs):
+        sys.exit(f"{failures} failures")
 
 
-def purge(connection: Connection, table: str, days: int) -> int:
-    """The number of rows deleted."""
-    deleted = 0
-    for user_id in _users(connection, table):
+@dataclass
+class Purge:
+    """A run for one table."""
+
+    connection: Connection
+    table: str
+    days: int
+    deleted: int = 0
+    failures: int = 0
+
+    def all_users(self) -> None:
+        for user_id in _users(self.connection, self.table):
+            try:
+                self._one_user(user_id)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                self.failures += 1
+                log.error("Purge of a user failed: %s", logs.name(error))
+
+    def _one_user(self, user_id: str) -> None:
         batch = BATCH
         while batch == BATCH:
-            values = {"user_id": user_id, "days": days, "batch": BATCH}
-            batch = _in_transaction(connection, _DELETE[table], values, lock=True)
-            deleted += batch
-    return deleted
+            values = {"user_id": user_id, "days": self.days, "batch": BATCH}
+            batch = _in_transaction(self.connection, _DELETE[self.table], values, lock=True)
+            self.deleted += batch
 
 
 def _users(connection: Connection, table: str) -> Iterator[str]:

@@ -164,9 +164,10 @@ class UserSession(Session):
 
     def _prepare(self, sql: _Compiled) -> None:
         """In a message of its own: PostgreSQL keeps its text, so it must contain nothing of a request."""
+        limit = f"SELECT set_config('statement_timeout', '{self._timeout}', true)"
         try:
             with closing(self._driver.cursor()) as cursor:
-                cursor.execute(sql.prepare)
+                cursor.execute(f"{limit};\n{sql.prepare}")
         except psycopg2.Error as error:
             if error.pgcode != _KNOWN_STATEMENT:
                 raise self._wrapped(error) from error

@@ -40,7 +40,7 @@ from services import tasks
 from services.tasks import CALLER, COLUMNS, QuotaReached
 
 KEYS_PER_USER = 10_000
-"""A key is kept for 24 hours, unless the user makes this many changes meanwhile."""
+"""A key can be forgotten before 24 hours are over, but not before this many further changes."""
 
 _KEPT: ColumnElement[Any] = literal_column("interval '24 hours'")
 _WRITABLE = tuple(TaskReplace.model_fields)
@@ -71,7 +71,9 @@ def create_task(session: UserSession, caller: str, task: TaskCreate, key: str | 
     """
     if key is None and task.id is MISSING:
         return Creation(tasks.create_task(session, caller, task), "created")
-    fingerprint = _digest(json.dumps(task.model_dump(), sort_keys=True, default=str))
+    # Without defaults, so that a new field does not change the fingerprint of an old body.
+    content = task.model_dump(exclude_defaults=True)
+    fingerprint = _digest(json.dumps(content, sort_keys=True, default=str))
     parameters = {
         **tasks.creation_values(caller, task),
         "key_hash": None if key is None else _digest(key),

@@ -162,7 +162,7 @@ ORDERS: Mapping[str, Order] = {
 class Page:
     tasks: list[TaskRead]
     feed: int
-    """The position of the last change of the user, on which the page depends; 0 without a feed."""
+    """A number that changes when the page may change; 0 for a user without a feed."""
     _rows: Sequence[Sequence[Any]]
     _order: Order
 
@@ -250,9 +250,18 @@ def _statement(shape: _Shape) -> Statement:
     """
     page = _page(shape).subquery("page")
     feed = FEEDS.outerjoin(page, true())
-    statement = select(*page.c, FEEDS.c.seq.label("feed")).select_from(feed)
+    statement = select(*page.c, _state(shape).label("feed")).select_from(feed)
     statement = statement.where(FEEDS.c.user_id == CALLER)
     return statement.execution_options(prepare="list_tasks") if shape.common else statement
+
+
+def _state(shape: _Shape) -> ColumnElement[int]:
+    """A number that changes with everything that can change the list.
+
+    A purge changes the trash, but is no change of a task. Both numbers only grow, so equal sums
+    have equal parts.
+    """
+    return FEEDS.c.seq + FEEDS.c.purged_seq if "deleted" in shape.filters else FEEDS.c.seq
 
 
 def _page(shape: _Shape) -> Statement:
@@ -278,7 +287,7 @@ def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
         statement = statement.where(part.condition)
     if shape.conditional:
         known = bindparam("known", type_=ARRAY(BigInteger))
-        feed = select(FEEDS.c.seq).where(FEEDS.c.user_id == CALLER).correlate(None).scalar_subquery()
+        feed = select(_state(shape)).where(FEEDS.c.user_id == CALLER).correlate(None).scalar_subquery()
         statement = statement.where(feed != func.all(known))
     if shape.continued:
         here, after = tuple_(*part.columns), tuple_(*_position(part))

@@ -6,8 +6,9 @@
 
 Statements are SQLAlchemy constructs, built once; values that differ between requests are
 bound parameters. Every statement except the INSERT filters by `_visible`, the rows that the
-caller may see, which excludes other users' tasks and deleted ones. Writes go through
-`UserSession.write`; a trigger numbers each change in the feed of the user. No HTTP here.
+caller may see, which excludes other users' tasks and deleted ones; a restore also sees deleted
+ones. Writes go through `UserSession.write`; a trigger numbers each change in the feed of the user. No
+HTTP here.
 """
 
 import sys
@@ -132,7 +133,10 @@ def new_columns() -> dict[str, ColumnElement[Any]]:
 
 
 def creation_values(caller: str, task: TaskCreate) -> dict[str, object]:
-    """UUIDv7 IDs are ordered to the millisecond, and strictly within a process."""
+    """The parameters of `new_columns`.
+
+    UUIDv7 IDs are ordered to the millisecond, and strictly within a process.
+    """
     task_id = uuid7() if task.id is MISSING else task.id
     return {"caller": caller, "task_id": task_id, **_values(task)}
 
@@ -143,7 +147,7 @@ _SELECT = select(*COLUMNS).where(_this_task).execution_options(prepare="get_task
 
 @cache
 def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
-    """The statement that sets these columns. At most 2⁷ are ever built, and eight of them prepared."""
+    """The statement that sets these columns. At most 2⁷ are ever built, and 14 of them prepared."""
     # clock_timestamp(), not now(), which is the transaction's start: an update that waited
     # for the write lock would otherwise get an earlier time than the update it waited for.
     clock = func.clock_timestamp()
@@ -181,7 +185,7 @@ def _change(
 
 @cache
 def _restore_statement() -> Executable:
-    """Two tasks: as it was found, whether or not it is deleted, and if it has been restored, as it is now."""
+    """One row: the task as found, deleted or not, and then the restored task, or nulls."""
     any_task = and_(TASKS.c.user_id == CALLER, TASKS.c.id == bindparam("task_id", type_=Uuid))
     deleted = and_(any_task, TASKS.c.deleted_at.is_not(None), or_(_VERSIONS.is_(None), _this_version))
     changes = {

@@ -69,7 +69,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "task-exists": ("You have another task with this ID.",),
     "idempotency-key-reused": ("An earlier request with this key had another body.",),
     "invalid-idempotency-key": ("Idempotency-Key must be 1 to 255 visible ASCII characters, sent once.",),
-    "quota-reached": ("You have as many tasks as you may. Delete some of them first.",),
+    "quota-reached": ("You have reached the maximum number of tasks. Delete some of them first.",),
     "invalid-precondition": tuple(
         f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
     ),

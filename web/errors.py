@@ -169,7 +169,7 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
         problems.IDEMPOTENCY_KEY_REUSED, "An earlier request with this key had another body."
     ),
     QuotaReached: lambda *_: ProblemError(
-        problems.QUOTA_REACHED, "You have as many tasks as you may. Delete some of them first."
+        problems.QUOTA_REACHED, "You have reached the maximum number of tasks. Delete some of them first."
     ),
     RequestValidationError: _validation,
     HTTPException: _http,

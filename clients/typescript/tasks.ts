@@ -8,15 +8,17 @@
  * Use one `Tasks` for each signed-in user, and drop it on sign-out: it holds the user's
  * token in memory, and fetches another one when the API answers 401.
  *
- * A request that gets no answer, 429 or 503 is sent again, up to four times, after the time that
- * `Retry-After` names or else 0.5 to 8 seconds. A create is sent with an `Idempotency-Key`, so that this
- * makes one task. A change of a certain version is only sent again after 429: it may have been
- * made already, and would then be a conflict with itself.
+ * A request that gets no response, 429 or 503 is sent again, up to four times, after the time in
+ * `Retry-After` or else 0.5 to 8 seconds. All attempts of one `create` have the same `Idempotency-Key`, so
+ * they make one task. If `create` itself rejects without a response, call it again only with the same
+ * `id`. A change with a `version` is repeated only after 429: if the first attempt had succeeded, the
+ * repeat would fail with a conflict.
  */
 import type { components, operations } from "./openapi";
 
 export type Task = components["schemas"]["TaskRead"];
 export type NewTask = components["schemas"]["TaskCreate"];
+export type TaskContent = components["schemas"]["TaskReplace"];
 export type TaskChanges = components["schemas"]["TaskUpdate"];
 export type Problem = components["schemas"]["Problem"];
 export type Filter = NonNullable<operations["list_tasks"]["parameters"]["query"]>;
@@ -73,7 +75,7 @@ export class Tasks {
   get = (id: string): Promise<Task> => this.#task("GET", `/api/tasks/${id}`);
 
   /** With a `version`, throws a ConflictError if the task has another one. */
-  replace = (id: string, task: NewTask, version?: number): Promise<Task> =>
+  replace = (id: string, task: TaskContent, version?: number): Promise<Task> =>
     this.#task("PUT", `/api/tasks/${id}`, task, version);
 
   /** With a `version`, throws a ConflictError if the task has another one. */
@@ -81,8 +83,8 @@ export class Tasks {
     this.#task("PATCH", `/api/tasks/${id}`, changes, version);
 
   /**
-   * With a `version`, throws a ConflictError if the task has another one. If there is no such task, it
-   * may have been deleted by an attempt whose answer was lost.
+   * With a `version`, throws a ConflictError if the task has another one. Resolves if there is no such
+   * task: an earlier attempt may have deleted it.
    */
   async delete(id: string, version?: number): Promise<void> {
     try {
@@ -103,19 +105,17 @@ export class Tasks {
   async #send(method: string, path: string, body?: object, version?: number): Promise<Response> {
     const headers: Record<string, string> = { "Content-Type": "application/json" };
     if (version !== undefined) headers["If-Match"] = `"${version}"`;
-    if (method === "POST") headers["Idempotency-Key"] = crypto.randomUUID();
+    if (path === "/api/tasks") headers["Idempotency-Key"] = crypto.randomUUID();
     const init = { method, headers, body: body && JSON.stringify(body) };
     for (let retries = 0; ; retries++) {
       const response = await this.#fetchOnce(path, init, retries < RETRIES && version === undefined);
       const seconds = secondsToWait(response, retries, version === undefined);
-      if (seconds === undefined || retries === RETRIES) {
-        if (response) return checked(response);
-      }
+      if (response && (seconds === undefined || retries === RETRIES)) return checked(response);
       await new Promise((resolve) => setTimeout(resolve, 1000 * (seconds ?? 0)));
     }
   }
 
-  /** Undefined if there is no answer, and the request `mayRepeat`. */
+  /** Undefined if there is no response and the request may be repeated. */
   async #fetchOnce(path: string, init: RequestInit, mayRepeat: boolean): Promise<Response | undefined> {
     try {
       const response = await this.#fetch(path, init);

@@ -55,10 +55,10 @@ def connected(watched: Caller, database_proxy: ProtocolProxy, user_id: str) -> C
 
 
 def assert_prepared_once(messages: list[str], uses: int) -> None:
-    [prepared] = [message for message in messages if message.startswith("QPREPARE ")]
-    assert "EXECUTE" not in prepared
-    assert "set_config" not in prepared
-    name = prepared.split()[1]
+    [prepared] = [message for message in messages if "\nPREPARE " in message]
+    limit, statement = prepared.split(";\n")
+    assert limit == "QSELECT set_config('statement_timeout', '5000', true)"
+    name = statement.split()[1]
     assert [f";\nEXECUTE {name}(" in message for message in messages if message != prepared] == [True] * uses
 
 

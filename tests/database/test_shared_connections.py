@@ -40,7 +40,7 @@ SELECT current_user::text, session_user::text,
        coalesce(current_setting('app.user_id', true), ''),
        (SELECT jsonb_object_agg(name, setting) FROM pg_settings),
        (SELECT count(*) FROM pg_prepared_statements
-        WHERE statement !~ '^PREPARE [a-z_]+_[0-9a-f]{12} AS ' OR statement ~ 'EXECUTE|set_config'),
+        WHERE statement !~ E';\\nPREPARE [a-z_]+_[0-9a-f]{12} AS ' OR statement ~ 'EXECUTE|app\\.'),
        (SELECT count(*) FROM pg_listening_channels()),
        (SELECT count(*) FROM pg_cursors WHERE is_holdable),
        (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'),

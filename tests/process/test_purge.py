@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import URL
 
 from tests.environment import ROOT, Sql, libpq_url
-from tests.support import wait_until
+from tests.support import TASKS, client_as, wait_until
 
 DAY = "interval '1 day'"
 
@@ -78,19 +80,32 @@ def test_it_deletes_what_has_been_in_the_trash_long_enough(url: URL, own_sql: Sq
     last = own_sql(
         f"SELECT max(seq) FROM tasks WHERE deleted_at < now() - 30 * {DAY} GROUP BY user_id ORDER BY user_id"
     )
-    assert purge(url) == "Purged 4 tasks and 0 idempotency keys"
+    assert purge(url) == "Purged tasks: 4, idempotency keys: 0"
     assert [numbers(own_sql, user_id) for user_id in ("ann", "bob")] == [(4, 1)] * 2
     assert own_sql("SELECT purged_seq FROM feeds ORDER BY user_id") == last
     assert own_sql("SELECT seq, live_tasks FROM feeds ORDER BY user_id") == feeds
-    assert purge(url) == "Purged 0 tasks and 0 idempotency keys"
+    assert purge(url) == "Purged tasks: 0, idempotency keys: 0"
     assert own_sql("SELECT purged_seq FROM feeds ORDER BY user_id") == last
+
+
+@pytest.mark.spec("http.etag.lists", "purge.tasks")
+def test_it_changes_the_tag_of_the_trash(client: TestClient, database_url: URL, sql: Sql) -> None:
+    caller = client_as(client, f"purged-{uuid.uuid4()}")
+    caller.delete(caller.create()["id"])
+    sql(f"UPDATE tasks SET deleted_at = now() - 31 * {DAY} WHERE user_id = %s", caller.user_id)
+    trash = caller.get(f"{TASKS}?deleted=true").headers["etag"]
+    live = caller.get(TASKS).headers["etag"]
+    purge(database_url)
+    response = caller.get(f"{TASKS}?deleted=true", headers={"If-None-Match": trash})
+    assert (response.status_code, response.json()) == (200, [])
+    assert caller.get(TASKS, headers={"If-None-Match": live}).status_code == 304
 
 
 @pytest.mark.spec("purge.tasks")
 def test_the_retention_can_be_set(url: URL, own_sql: Sql) -> None:
     add_tasks(own_sql, "ann", 1, f"now() - {DAY} - interval '1 minute'")
-    assert purge(url, TRASH_RETENTION_DAYS="2") == "Purged 0 tasks and 0 idempotency keys"
-    assert purge(url, TRASH_RETENTION_DAYS="1") == "Purged 1 tasks and 0 idempotency keys"
+    assert purge(url, TRASH_RETENTION_DAYS="2") == "Purged tasks: 0, idempotency keys: 0"
+    assert purge(url, TRASH_RETENTION_DAYS="1") == "Purged tasks: 1, idempotency keys: 0"
 
 
 @pytest.mark.spec("purge.keys")
@@ -99,7 +114,7 @@ def test_it_deletes_expired_keys(url: URL, own_sql: Sql) -> None:
         "INSERT INTO idempotency_keys SELECT 'user-' || n % 3, n, '', '', gen_random_uuid(),"
         " now() - interval '24 hours' + (n - 5) * interval '1 minute' FROM generate_series(1, 9) n"
     )
-    assert purge(url) == "Purged 0 tasks and 5 idempotency keys"
+    assert purge(url) == "Purged tasks: 0, idempotency keys: 5"
     assert own_sql("SELECT slot FROM idempotency_keys ORDER BY slot") == [(6,), (7,), (8,), (9,)]
 
 
@@ -117,7 +132,7 @@ def test_a_transaction_deletes_at_most_1000_rows_of_one_user(url: URL, own_sql: 
     )
     for user_id, count in (("ann", 2_000), ("bob", 1_001), ("cid", 3)):
         add_tasks(own_sql, user_id, count, f"now() - 31 * {DAY}")
-    assert purge(url) == "Purged 3004 tasks and 0 idempotency keys"
+    assert purge(url) == "Purged tasks: 3004, idempotency keys: 0"
     sizes = own_sql("SELECT users, size FROM batches WHERE size > 0")
     assert sizes == [(1, 1000), (1, 1000), (1, 1000), (1, 1), (1, 3)]
 
@@ -135,8 +150,24 @@ def test_a_task_that_is_restored_meanwhile_is_kept(url: URL, own_sql: Sql) -> No
     restorer("COMMIT")
     restorer.close()
     output, _ = process.communicate(timeout=60)
-    assert "Purged 0 tasks" in output
+    assert "Purged tasks: 0" in output
     assert numbers(own_sql, "ann") == (1, 0)
+
+
+@pytest.mark.spec("purge.batches", "purge.output")
+def test_a_user_whose_rows_are_locked_does_not_stop_it(url: URL, own_sql: Sql) -> None:
+    for user_id in ("ann", "bob"):
+        add_tasks(own_sql, user_id, 1, f"now() - 31 * {DAY}")
+    holder = Sql(url)
+    holder("BEGIN")
+    holder("SELECT pg_advisory_xact_lock(hashtextextended('ann', 0))")
+    process = start(url)
+    output, _ = process.communicate(timeout=60)
+    holder.close()
+    assert process.returncode == 1
+    assert "Purge of a user failed: OperationalError (SQLSTATE 57014)" in output
+    assert "Purged tasks: 1, idempotency keys: 0" in output
+    assert [numbers(own_sql, user_id)[1] for user_id in ("ann", "bob")] == [1, 0]
 
 
 @pytest.mark.spec("schema.role.maintenance")
@@ -164,7 +195,7 @@ def test_its_role_cannot_delete_anything_else(url: URL, own_sql: Sql) -> None:
     [
         ({"TRASH_RETENTION_DAYS": "0"}, "TRASH_RETENTION_DAYS"),
         ({"TRASH_RETENTION_DAYS": "3651"}, "TRASH_RETENTION_DAYS"),
-        ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, "refused"),
+        ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, '"ERROR"'),
     ],
 )
 def test_it_fails_with_a_status(url: URL, environment: dict[str, str], expected: str) -> None:

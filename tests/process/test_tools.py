@@ -219,6 +219,7 @@ def test_make_lists_its_targets() -> None:
         "bench-quick",
         "token",
         "migrate",
+        "purge",
         "openapi",
         "lock",
         "clean",
