@@ -151,19 +151,19 @@ class UserSession(Session):
         sql = _compiled(statement)
         if not sql.name:
             return self._send(before + sql.text, parameters, scope)
-        if sql.name not in self._prepared:
-            self._prepare(sql)
         for _ in range(2):
+            if sql.name not in self._prepared:
+                self._prepare(sql)
             try:
                 return self._send(before + sql.execute, parameters, scope + _KEEP_PLAN)
             except DBAPIError as error:
                 if sqlstate(error) != _UNKNOWN_STATEMENT:
                     raise
-            self._prepare(sql)
+            self._prepared.discard(sql.name)
         return self._send(before + sql.text, parameters, scope)
 
     def _prepare(self, sql: _Compiled) -> None:
-        """In a message of its own: PostgreSQL keeps its text, so it must contain nothing of a request."""
+        """In a separate message: PostgreSQL keeps its text, so it must contain nothing of a request."""
         limit = f"SELECT set_config('statement_timeout', '{self._timeout}', true)"
         try:
             with closing(self._driver.cursor()) as cursor:

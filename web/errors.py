@@ -132,16 +132,18 @@ def _body_did_not_arrive(_: Request, __: ClientDisconnect) -> ProblemError:
 
 
 def _precondition_failed(_: Request, error: PreconditionFailed) -> ProblemError:
-    user_id = request_context.current().user_id or ""
-    headers = {"ETag": task_tag(error.version, user_id)}
     detail = "If-Match does not name the current version of the task."
-    return ProblemError(problems.PRECONDITION_FAILED, detail, headers=headers)
+    return ProblemError(problems.PRECONDITION_FAILED, detail, headers=_current_tag(error.version))
 
 
 def _task_exists(_: Request, error: TaskExists) -> ProblemError:
-    user_id = request_context.current().user_id or ""
-    headers = {"ETag": task_tag(error.version, user_id)}
+    headers = _current_tag(error.version)
     return ProblemError(problems.TASK_EXISTS, "You have another task with this ID.", headers=headers)
+
+
+def _current_tag(version: int) -> dict[str, str]:
+    """The header with the tag of the caller's task in this version."""
+    return {"ETag": task_tag(version, request_context.current().user_id or "")}
 
 
 def _database(_: Request, error: DBAPIError) -> ProblemError:

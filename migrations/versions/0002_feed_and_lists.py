@@ -122,7 +122,7 @@ def _create_maintenance_role() -> None:
 
 
 def _take_positions() -> None:
-    """Every change takes a position, whoever makes it, in a trigger, unless it exceeds the quota.
+    """A trigger takes a position for every change, unless the change exceeds the quota.
 
     PostgreSQL keeps the plans of a PL/pgSQL function: as a part of each statement, this would take
     longer to plan than to do. Writes of the previous version also take the write lock here, and

@@ -14,8 +14,6 @@ class CuttingProxy:
     url: str
     cuts: list[bytes] = field(default_factory=list)
     """Beginnings of requests whose answers are still to be cut off, each once."""
-    requests: list[bytes] = field(default_factory=list)
-    """The request lines that have arrived."""
 
 
 @contextmanager
@@ -39,7 +37,6 @@ def _serve(client: socket.socket, target: tuple[str, int], proxy: CuttingProxy) 
     """One request after the other. The page's requests and their answers are small enough for one read."""
     with suppress(OSError), client, socket.create_connection(target) as server:
         while request := client.recv(65_536):
-            proxy.requests.append(request.split(b"\r\n")[0])
             server.sendall(request)
             answer = server.recv(262_144)
             for beginning in proxy.cuts:

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.better_auth.server import PASSWORD, BetterAuth
 from tests.environment import Sql
 from tests.frontend.browser import Browser, Page
 from tests.frontend.conftest import elsewhere, page_for, signed_up
-from tests.frontend.cutting_proxy import cutting_proxy
+from tests.frontend.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.http.test_cors import EXPOSED
 from tests.process.service import Service
 from tests.support import TASKS, wait_until
@@ -180,45 +181,43 @@ def test_the_headers_it_may_see(ann: Page) -> None:
         assert set(answer["headers"]) <= {name.lower() for name in EXPOSED} | SAFELISTED
 
 
-@pytest.mark.spec("tasks.create.key", "cors.preflight")
-def test_a_create_whose_answer_is_lost_is_sent_again(
-    browser: Browser, site: BetterAuth, api: Service
-) -> None:
+@pytest.fixture
+def cut(browser: Browser, site: BetterAuth, api: Service) -> Iterator[tuple[Page, CuttingProxy]]:
+    """The page of somebody who has signed up, and the proxy through which it reaches the API."""
     site.deploy()
     with cutting_proxy(api) as proxy:
-        ann = signed_up(page_for(browser, site.url, proxy), "ann")
-        proxy.cuts += [b"POST /api/tasks"] * 2
-        task = ann.do("create", {"title": "Water the plants"})
-        assert proxy.cuts == []
-        assert ann.do("pages") == [[task]]
+        yield signed_up(page_for(browser, site.url, proxy), "ann"), proxy
+
+
+@pytest.mark.spec("tasks.create.key", "cors.preflight")
+def test_a_create_whose_answer_is_lost_is_sent_again(cut: tuple[Page, CuttingProxy]) -> None:
+    ann, proxy = cut
+    proxy.cuts += [b"POST /api/tasks"] * 2
+    task = ann.do("create", {"title": "Water the plants"})
+    assert proxy.cuts == []
+    assert ann.do("pages") == [[task]]
 
 
 @pytest.mark.spec("tasks.restore.again")
-def test_changes_whose_answers_are_lost_are_sent_again(
-    browser: Browser, site: BetterAuth, api: Service
-) -> None:
-    site.deploy()
-    with cutting_proxy(api) as proxy:
-        ann = signed_up(page_for(browser, site.url, proxy), "ann")
-        task = ann.do("create", {"title": "Water the plants"})
-        proxy.cuts += [b"GET ", b"PUT ", b"PATCH ", b"DELETE ", b"POST "]
-        assert ann.do("get", task["id"]) == task
-        ann.do("replace", task["id"], {"title": "Feed the cat"})
-        assert ann.do("update", task["id"], {"completed": True})["title"] == "Feed the cat"
-        ann.do("delete", task["id"])
-        assert ann.do("restore", task["id"])["completed"] is True
-        assert proxy.cuts == []
+def test_changes_whose_answers_are_lost_are_sent_again(cut: tuple[Page, CuttingProxy]) -> None:
+    ann, proxy = cut
+    task = ann.do("create", {"title": "Water the plants"})
+    proxy.cuts += [b"GET ", b"PUT ", b"PATCH ", b"DELETE ", b"POST "]
+    assert ann.do("get", task["id"]) == task
+    ann.do("replace", task["id"], {"title": "Feed the cat"})
+    assert ann.do("update", task["id"], {"completed": True})["title"] == "Feed the cat"
+    ann.do("delete", task["id"])
+    assert ann.do("restore", task["id"])["completed"] is True
+    assert proxy.cuts == []
 
 
 @pytest.mark.spec("http.if-match")
-def test_a_change_of_a_version_is_not_sent_again(browser: Browser, site: BetterAuth, api: Service) -> None:
-    site.deploy()
-    with cutting_proxy(api) as proxy:
-        ann = signed_up(page_for(browser, site.url, proxy), "ann")
-        task = ann.do("create", {"title": "Water the plants"})
-        proxy.cuts.append(b"PATCH ")
-        assert ann.error("update", task["id"], {"completed": True}, 1) == "TypeError: Failed to fetch"
-        assert ann.do("get", task["id"])["version"] == 2
+def test_a_change_of_a_version_is_not_sent_again(cut: tuple[Page, CuttingProxy]) -> None:
+    ann, proxy = cut
+    task = ann.do("create", {"title": "Water the plants"})
+    proxy.cuts.append(b"PATCH ")
+    assert ann.error("update", task["id"], {"completed": True}, 1) == "TypeError: Failed to fetch"
+    assert ann.do("get", task["id"])["version"] == 2
 
 
 @pytest.mark.spec("limits.headers", "cors.expose")

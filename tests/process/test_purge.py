@@ -20,7 +20,7 @@ DAY = "interval '1 day'"
 
 @pytest.fixture
 def url(migrated: URL) -> URL:
-    """A database of its own: the purge is about all users."""
+    """A separate database, because the purge affects all users."""
     return migrated
 
 
