@@ -132,6 +132,7 @@ class IdempotencyKey(SQLModel, table=True):
     fingerprint: bytes
     task_id: UUID
     created_at: datetime
+    seq: int = Column(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
 
 
 TASKS: Table = SQLModel.metadata.tables["tasks"]

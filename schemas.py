@@ -319,3 +319,5 @@ class TaskRead:
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
+    seq: Annotated[int, Field(exclude=True)]
+    """The position of the last change in the feed of the user, which responses do not have."""

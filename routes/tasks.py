@@ -160,7 +160,7 @@ async def get_task(
     With the `ETag` of an earlier response in `If-None-Match`, an unchanged task is 304.
     """
     task = await database.run(user_id, tasks.get_task, task_id)
-    return unless_known(_json(_task_json(task)), task_tag(task.version, user_id), known)
+    return unless_known(_json(_task_json(task)), task_tag(task.seq, user_id), known)
 
 
 @router.put(
@@ -170,13 +170,13 @@ async def get_task(
     openapi_extra=openapi.request_body(TaskReplace, JSON) | _IF_MATCH,
 )
 async def replace_task(
-    task_id: TaskId, user_id: CurrentUser, body: WholeTask, versions: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, body: WholeTask, expected: IfMatch, database: TasksDatabase
 ) -> Response:
     """Replace every writable field of a task.
 
     A field that you omit takes its default. PUT never creates a task.
     """
-    return _task(await database.write(user_id, tasks.replace_task, task_id, body, versions))
+    return _task(await database.write(user_id, tasks.replace_task, task_id, body, expected))
 
 
 @router.patch(
@@ -186,13 +186,13 @@ async def replace_task(
     openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH) | _IF_MATCH,
 )
 async def update_task(
-    task_id: TaskId, user_id: CurrentUser, body: Patch, versions: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, body: Patch, expected: IfMatch, database: TasksDatabase
 ) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
     A field that you omit keeps its value; null clears `description` and `due_at`.
     """
-    return _task(await database.write(user_id, tasks.update_task, task_id, body, versions))
+    return _task(await database.write(user_id, tasks.update_task, task_id, body, expected))
 
 
 @router.delete(
@@ -206,10 +206,10 @@ async def update_task(
     openapi_extra=_IF_MATCH,
 )
 async def delete_task(
-    task_id: TaskId, user_id: CurrentUser, versions: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: TasksDatabase
 ) -> Response:
     """Delete a task. Deleting it again returns 404."""
-    await database.write(user_id, tasks.delete_task, task_id, versions)
+    await database.write(user_id, tasks.delete_task, task_id, expected)
     return Response(status_code=204)
 
 
@@ -223,18 +223,18 @@ async def delete_task(
     openapi_extra=_IF_MATCH,
 )
 async def restore_task(
-    task_id: TaskId, user_id: CurrentUser, versions: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: TasksDatabase
 ) -> Response:
     """Bring a deleted task back.
 
     A task that is not deleted stays as it is, so a restore can be repeated.
     """
-    return _task(await database.write(user_id, tasks.restore_task, task_id, versions))
+    return _task(await database.write(user_id, tasks.restore_task, task_id, expected))
 
 
 def _task(task: TaskRead, status: int = 200) -> Response:
     response = _json(_task_json(task), status)
-    response.headers["ETag"] = task_tag(task.version, task.user_id)
+    response.headers["ETag"] = task_tag(task.seq, task.user_id)
     return response
 
 

@@ -37,14 +37,13 @@ from database.session import UserSession
 from models import KEYS, TASKS
 from schemas import TaskCreate, TaskRead, TaskReplace
 from services import tasks
-from services.tasks import CALLER, COLUMNS, QuotaReached
+from services.tasks import CALLER, COLUMNS, WIDTH, QuotaReached, split
 
 KEYS_PER_USER = 10_000
 """A key can be forgotten before 24 hours are over, but not before this many further changes."""
 
 _KEPT: ColumnElement[Any] = literal_column("interval '24 hours'")
 _WRITABLE = tuple(TaskReplace.model_fields)
-_WIDTH = len(COLUMNS)
 
 
 class KeyReused(Exception):
@@ -52,16 +51,41 @@ class KeyReused(Exception):
 
 
 class TaskExists(Exception):
-    """The user has a task with this ID. It has other content, or is deleted."""
+    """The user has a task with this ID, at the position `seq`. It has other content, or is deleted."""
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
 
 
 class Creation(NamedTuple):
     task: TaskRead
     outcome: Literal["created", "repeated", "existing"]
     """Repeated: the task as it was created, by a request with the same key. Existing: as it is now."""
+
+
+class _Known(NamedTuple):
+    """What a key has made, from which task, and at which position of the feed."""
+
+    task_id: str
+    created_at: datetime
+    fingerprint: bytes
+    seq: int
+
+    def repeat(self, caller: str, task: TaskCreate, fingerprint: bytes) -> TaskRead:
+        """The task as it was when the key was new, whatever has happened to it since. Raises KeyReused."""
+        if bytes(self.fingerprint) != fingerprint:
+            raise KeyReused
+        return TaskRead(
+            id=self.task_id,
+            user_id=caller,
+            version=1,
+            created_at=self.created_at,
+            updated_at=self.created_at,
+            completed_at=self.created_at if task.completed else None,
+            deleted_at=None,
+            seq=self.seq,
+            **{name: getattr(task, name) for name in _WRITABLE},
+        )
 
 
 def create_task(session: UserSession, caller: str, task: TaskCreate, key: str | None) -> Creation:
@@ -80,18 +104,16 @@ def create_task(session: UserSession, caller: str, task: TaskCreate, key: str | 
         "fingerprint": fingerprint,
     }
     [row] = session.write(_CREATE, parameters)
-    (made_id, made_at, made_from), existing, created = row[:3], row[3 : 3 + _WIDTH], row[3 + _WIDTH :]
-    if made_id is not None:
-        if bytes(made_from) != fingerprint:
-            raise KeyReused
-        return Creation(_as_created(caller, task, made_id, made_at), "repeated")
+    known, existing, created = split(row, len(_Known._fields), WIDTH, WIDTH)
+    if known[0] is not None:
+        return Creation(_Known(*known).repeat(caller, task, fingerprint), "repeated")
     if created[0] is not None:
         return Creation(TaskRead(*created), "created")
     if existing[0] is None:
         raise QuotaReached
     found = TaskRead(*existing)
     if found.deleted_at is not None or _content(found) != _content(task):
-        raise TaskExists(found.version)
+        raise TaskExists(found.seq)
     return Creation(found, "existing")
 
 
@@ -103,20 +125,6 @@ def _content(task: TaskCreate | TaskRead) -> list[object]:
     return [getattr(task, name) for name in _WRITABLE]
 
 
-def _as_created(caller: str, task: TaskCreate, task_id: str, created_at: datetime) -> TaskRead:
-    """The task as it was when the key was new, whatever has happened to it since."""
-    return TaskRead(
-        id=task_id,
-        user_id=caller,
-        version=1,
-        created_at=created_at,
-        updated_at=created_at,
-        completed_at=created_at if task.completed else None,
-        deleted_at=None,
-        **{name: getattr(task, name) for name in _WRITABLE},
-    )
-
-
 def _statement() -> Executable:
     """One row: what the key has made, the task with this ID, and the new task, each null unless it exists."""
     key_hash: ColumnElement[Any] = bindparam("key_hash", type_=LargeBinary)
@@ -124,15 +132,21 @@ def _statement() -> Executable:
     its_key = and_(
         KEYS.c.user_id == CALLER, KEYS.c.key_hash == key_hash, KEYS.c.created_at > func.now() - _KEPT
     )
-    known = select(cast(KEYS.c.task_id, Text).label("task_id"), KEYS.c.created_at, KEYS.c.fingerprint)
-    made = known.where(its_key).order_by(KEYS.c.created_at.desc()).limit(literal_column("1")).cte("made")
+    known = [cast(KEYS.c.task_id, Text).label("task_id"), *(KEYS.c[name] for name in _Known._fields[1:])]
+    made = (
+        select(*known)
+        .where(its_key)
+        .order_by(KEYS.c.created_at.desc())
+        .limit(literal_column("1"))
+        .cte("made")
+    )
     its_id = and_(TASKS.c.user_id == CALLER, TASKS.c.id == bindparam("task_id", type_=Uuid))
     existing = select(*COLUMNS).where(its_id).cte("existing")
 
     new = tasks.new_columns()
     is_new = [~exists(select(null()).select_from(each)) for each in (made, existing)]
     inserted = insert(TASKS).from_select([*new], select(*new.values()).where(*is_new))
-    created = inserted.returning(*COLUMNS, TASKS.c.seq).cte("created")
+    created = inserted.returning(*COLUMNS).cte("created")
 
     slot = cast(created.c.seq % literal_column(str(KEYS_PER_USER)), SmallInteger)
     key: list[ColumnElement[Any]] = [
@@ -142,6 +156,7 @@ def _statement() -> Executable:
         fingerprint,
         cast(created.c.id, Uuid),
         created.c.created_at,
+        created.c.seq,
     ]
     claim = upsert(KEYS).from_select(
         ["user_id", "slot", *_REPLACED], select(*key).where(key_hash.is_not(None))
@@ -149,14 +164,14 @@ def _statement() -> Executable:
     replacing = {name: claim.excluded[name] for name in _REPLACED}
     claimed = claim.on_conflict_do_update(index_elements=["user_id", "slot"], set_=replacing).cte("claimed")
 
-    columns = [*made.c, *existing.c, *[*created.c][:_WIDTH]]
+    columns = [*made.c, *existing.c, *created.c]
     one = select(literal_column("1")).subquery("one")
     outcome = one.outerjoin(made, true()).outerjoin(existing, true()).outerjoin(created, true())
     statement = select(*columns).select_from(outcome).add_cte(claimed)
     return statement.execution_options(prepare="create_task_once")
 
 
-_REPLACED = ("key_hash", "fingerprint", "task_id", "created_at")
+_REPLACED = ("key_hash", "fingerprint", "task_id", "created_at", "seq")
 """What a new key replaces in its slot."""
 
 _CREATE = _statement()

@@ -38,7 +38,7 @@ from database.session import UserSession
 from models import FEEDS, PRIORITY_RANK, TASKS
 from schemas import TaskFilter, TaskRead
 from services.search import fold, pattern
-from services.tasks import CALLER, COLUMNS
+from services.tasks import CALLER, COLUMNS, WIDTH
 
 PAGE_BYTES = 256 * 1024
 """Maximum size of the JSON of a page, unless it has only one task."""
@@ -121,8 +121,8 @@ class Order:
     """An order of the list, in one or more parts that follow each other, in both directions."""
 
     parts: tuple[Part, ...]
-    key: Callable[[TaskRead, int], int | None]
-    """The sort key of a task with this position in the feed."""
+    key: Callable[[TaskRead], int | None]
+    """The sort key of a task."""
     to_sql: Callable[[int], object] = int
     """The value of the first column for a sort key."""
 
@@ -139,21 +139,21 @@ _RANKS = {"low": 1, "medium": 2, "high": 3}
 
 ORDERS: Mapping[str, Order] = {
     "created": Order(
-        (Part((TASKS.c.created_at, TASKS.c.id)),), lambda task, _: microseconds(task.created_at), _to_time
+        (Part((TASKS.c.created_at, TASKS.c.id)),), lambda task: microseconds(task.created_at), _to_time
     ),
     "due": Order(
         (
             Part((TASKS.c.due_at, TASKS.c.id), TASKS.c.due_at.is_not(None)),
             Part((TASKS.c.id,), TASKS.c.due_at.is_(None)),
         ),
-        lambda task, _: None if task.due_at is None else microseconds(task.due_at),
+        lambda task: None if task.due_at is None else microseconds(task.due_at),
         _to_time,
     ),
     "priority": Order(
         (Part((literal_column(f"({PRIORITY_RANK})", BigInteger), TASKS.c.id)),),
-        lambda task, _: _RANKS[task.priority],
+        lambda task: _RANKS[task.priority],
     ),
-    "updated": Order((Part((TASKS.c.seq,)),), lambda _, seq: seq),
+    "updated": Order((Part((TASKS.c.seq,)),), lambda task: task.seq),
 }
 """By the name of the parameter's value; each also exists descending, with a minus sign."""
 
@@ -163,13 +163,12 @@ class Page:
     tasks: list[TaskRead]
     feed: int
     """A number that changes when the page may change; 0 for a user without a feed."""
-    _rows: Sequence[Sequence[Any]]
     _order: Order
 
     def position(self, count: int) -> Position:
         """The position behind the first `count` tasks."""
         task = self.tasks[count - 1]
-        return Position(self._order.key(task, self._rows[count - 1][-2]), UUID(task.id))
+        return Position(self._order.key(task), UUID(task.id))
 
 
 def list_tasks(
@@ -195,8 +194,7 @@ def list_tasks(
     parameters = {"caller": caller, "limit": limit, "known": list(known), **_after(order, after), **values}
     rows = session.ordered_rows(_statement(shape), parameters)
     feed: int = rows[0][-1] if rows else 0
-    found = [row for row in rows if row[0] is not None]
-    return Page([TaskRead(*row[:-2]) for row in found], feed, found, order)
+    return Page([TaskRead(*row[:-1]) for row in rows if row[0] is not None], feed, order)
 
 
 def _as_is(value: object) -> object:
@@ -281,7 +279,7 @@ def _page(shape: _Shape) -> Statement:
 
 def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
     live = TASKS.c.deleted_at.is_not(None) if "deleted" in shape.filters else TASKS.c.deleted_at.is_(None)
-    statement: Statement = select(*COLUMNS, TASKS.c.seq).where(TASKS.c.user_id == CALLER, live)
+    statement: Statement = select(*COLUMNS).where(TASKS.c.user_id == CALLER, live)
     statement = statement.where(*(FILTERS[name] for name in sorted(shape.filters - {"deleted"})))
     if part.condition is not None:
         statement = statement.where(part.condition)
@@ -325,6 +323,6 @@ def _without_excess(
     length = func.sum(func.octet_length(TASKS.c.description)).over(order_by=ordered(columns), rows=(None, 0))
     keys = [column.label(f"key_{number}") for number, column in enumerate(columns)]
     page = statement.add_columns(*keys, length.label("length")).subquery("page")
-    selected = [*page.c][: len(COLUMNS) + 1]
+    selected = [*page.c][:WIDTH]
     fits = (page.c.length < _PAGE_AND_ONE_TASK).is_not(false())
     return select(*selected).where(fits).order_by(*ordered([page.c[key.name] for key in keys]))

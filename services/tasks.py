@@ -2,7 +2,7 @@
 
     TaskNotFound         the user has no such task
     QuotaReached         the user has MAX_TASKS_PER_USER tasks that are not deleted
-    PreconditionFailed   the task has another version than the change requires
+    PreconditionFailed   the task has changed since the state that the change expects
 
 Statements are SQLAlchemy constructs, built once; values that differ between requests are
 bound parameters. Every statement except the INSERT filters by `_visible`, the rows that the
@@ -12,10 +12,11 @@ HTTP here.
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import MISSING
@@ -61,10 +62,20 @@ class QuotaReached(Exception):
 
 
 class PreconditionFailed(Exception):
-    """The task has another version than the change requires."""
+    """The task has changed since the state that the change expects. `seq` is its current position."""
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+
+
+class Expected(NamedTuple):
+    """The states of a task that a change may replace: at one of these positions, or of these versions."""
+
+    positions: Sequence[int]
+    versions: Sequence[int]
+
+    def allows(self, task: TaskRead) -> bool:
+        return task.seq in self.positions or task.version in self.versions
 
 
 CALLER: ColumnElement[str] = bindparam("caller", type_=Text)
@@ -74,12 +85,14 @@ CALLER: ColumnElement[str] = bindparam("caller", type_=Text)
 COLUMNS: list[ColumnElement[Any]] = [
     cast(TASKS.c.id, Text) if field.name == "id" else TASKS.c[field.name] for field in fields(TaskRead)
 ]
+WIDTH = len(COLUMNS)
 _WRITABLE = tuple(TaskReplace.model_fields)
 _PREPARED = {1, len(_WRITABLE)}
 """How many columns the updates change whose plans PostgreSQL keeps: one, or all of them."""
 _SEARCHED = frozenset({"title", "description"})
 """The columns that have a folded copy, `search_<name>`."""
 
+_POSITIONS: ColumnElement[Any] = bindparam("positions", type_=ARRAY(BigInteger))
 # Wider than the column, because a client can name any number.
 _VERSIONS: ColumnElement[Any] = bindparam("versions", type_=ARRAY(BigInteger))
 
@@ -89,7 +102,8 @@ _visible = and_(
     TASKS.c.user_id == CALLER,
     TASKS.c.deleted_at.is_(None),
 )
-_this_version = TASKS.c.version == func.any(_VERSIONS)
+_expected = or_(TASKS.c.seq == func.any(_POSITIONS), TASKS.c.version == func.any(_VERSIONS))
+_ANY_STATE: Mapping[str, object] = {"positions": None, "versions": None}
 _this_task = and_(_visible, TASKS.c.id == bindparam("task_id", type_=Uuid))
 
 
@@ -111,14 +125,10 @@ def _with_folded(names: Iterable[str]) -> list[str]:
     return [*names, *(f"search_{name}" for name in sorted(_SEARCHED.intersection(names)))]
 
 
-def _task(rows: Sequence[tuple[Any, ...]]) -> TaskRead:
-    """The task as stored: the table's constraints make a second validation unnecessary.
-
-    Raises TaskNotFound when the statement returned no row.
-    """
-    if not rows:
-        raise TaskNotFound
-    return TaskRead(*rows[0])
+def split(row: Sequence[Any], *widths: int) -> Iterator[Sequence[Any]]:
+    """The parts of a row that has the columns of several tables, by their numbers of columns."""
+    values = iter(row)
+    return (tuple(islice(values, width)) for width in widths)
 
 
 def new_columns() -> dict[str, ColumnElement[Any]]:
@@ -172,22 +182,22 @@ def _change(
 ) -> Executable:
     """Change the task. One row if there is the task.
 
-    A conditional change only replaces one of the given versions. Its row begins with the version
-    that it found, which tells a task of another version from one that does not exist.
+    A conditional change only replaces an expected state. Its row begins with the position that it
+    found, which tells a task in another state from one that does not exist.
     """
     changed = update(TASKS).where(_this_task).values(changes).returning(*returned)
     if not conditional:
         return changed
-    outcome = changed.where(_this_version).cte("changed")
-    found = select(TASKS.c.version).where(_this_task).cte("found")
-    return select(found.c.version, *outcome.c).select_from(found.outerjoin(outcome, true()))
+    outcome = changed.where(_expected).cte("changed")
+    found = select(TASKS.c.seq).where(_this_task).cte("found")
+    return select(found.c.seq, *outcome.c).select_from(found.outerjoin(outcome, true()))
 
 
 @cache
 def _restore_statement() -> Executable:
     """One row: the task as found, deleted or not, and then the restored task, or nulls."""
     any_task = and_(TASKS.c.user_id == CALLER, TASKS.c.id == bindparam("task_id", type_=Uuid))
-    deleted = and_(any_task, TASKS.c.deleted_at.is_not(None), or_(_VERSIONS.is_(None), _this_version))
+    deleted = and_(any_task, TASKS.c.deleted_at.is_not(None), or_(_VERSIONS.is_(None), _expected))
     changes = {
         "deleted_at": null(),
         "version": TASKS.c.version + _INTEGER_1,
@@ -203,20 +213,19 @@ def _changed(
     session: UserSession,
     statement: Executable,
     parameters: Mapping[str, object],
-    versions: Sequence[int] | None,
+    expected: Expected | None,
 ) -> Sequence[Any]:
     """What the change returned. Raises TaskNotFound and PreconditionFailed."""
-    if versions is None:
-        rows = session.write(statement, parameters)
-    else:
-        rows = session.write(statement, {**parameters, "versions": list(versions)})
+    if expected is not None:
+        parameters = {**parameters, **expected._asdict()}
+    rows = session.write(statement, parameters)
     if not rows:
         raise TaskNotFound
-    if versions is None:
+    if expected is None:
         return rows[0]
-    version, *row = rows[0]
+    seq, *row = rows[0]
     if row[0] is None:
-        raise PreconditionFailed(version)
+        raise PreconditionFailed(seq)
     return row
 
 
@@ -229,59 +238,64 @@ def create_task(session: UserSession, caller: str, task: TaskCreate) -> TaskRead
 
 
 def get_task(session: UserSession, caller: str, task_id: UUID) -> TaskRead:
-    """Raises TaskNotFound."""
-    return _task(session.rows(_SELECT, {"caller": caller, "task_id": task_id}))
+    """The task as stored: the table's constraints make a second validation unnecessary.
+
+    Raises TaskNotFound.
+    """
+    rows = session.rows(_SELECT, {"caller": caller, "task_id": task_id})
+    if not rows:
+        raise TaskNotFound
+    return TaskRead(*rows[0])
 
 
 def replace_task(
-    session: UserSession, caller: str, task_id: UUID, task: TaskReplace, versions: Sequence[int] | None
+    session: UserSession, caller: str, task_id: UUID, task: TaskReplace, expected: Expected | None
 ) -> TaskRead:
-    """Set every writable field, of one of these versions or, with None, of any.
+    """Set every writable field, if the task is in an expected state or, with None, in any.
 
     Raises TaskNotFound and PreconditionFailed.
     """
-    statement = _update_statement(frozenset(_WRITABLE), versions is not None)
+    statement = _update_statement(frozenset(_WRITABLE), expected is not None)
     parameters = {"caller": caller, "task_id": task_id, **_values(task)}
-    return TaskRead(*_changed(session, statement, parameters, versions))
+    return TaskRead(*_changed(session, statement, parameters, expected))
 
 
 def update_task(
-    session: UserSession, caller: str, task_id: UUID, patch: TaskUpdate, versions: Sequence[int] | None
+    session: UserSession, caller: str, task_id: UUID, patch: TaskUpdate, expected: Expected | None
 ) -> TaskRead:
     """Set the fields that the patch names, like `replace_task`; an empty patch only reads."""
     names = frozenset(patch.model_fields_set)
     if not names:
         task = get_task(session, caller, task_id)
-        if versions is not None and task.version not in versions:
-            raise PreconditionFailed(task.version)
+        if expected is not None and not expected.allows(task):
+            raise PreconditionFailed(task.seq)
         return task
     parameters = {"caller": caller, "task_id": task_id, **_values(patch, names)}
-    statement = _update_statement(names, versions is not None)
-    return TaskRead(*_changed(session, statement, parameters, versions))
+    statement = _update_statement(names, expected is not None)
+    return TaskRead(*_changed(session, statement, parameters, expected))
 
 
-def delete_task(session: UserSession, caller: str, task_id: UUID, versions: Sequence[int] | None) -> None:
+def delete_task(session: UserSession, caller: str, task_id: UUID, expected: Expected | None) -> None:
     """Mark the task as deleted and keep its row. Raises TaskNotFound and PreconditionFailed."""
-    statement = _delete_statement(versions is not None)
-    _changed(session, statement, {"caller": caller, "task_id": task_id}, versions)
+    statement = _delete_statement(expected is not None)
+    _changed(session, statement, {"caller": caller, "task_id": task_id}, expected)
 
 
-def restore_task(
-    session: UserSession, caller: str, task_id: UUID, versions: Sequence[int] | None
-) -> TaskRead:
+def restore_task(session: UserSession, caller: str, task_id: UUID, expected: Expected | None) -> TaskRead:
     """Bring a deleted task back; a task that is not deleted is left as it is.
 
     Raises TaskNotFound, PreconditionFailed, and QuotaReached like `create_task`.
     """
-    parameters = {"caller": caller, "task_id": task_id, "versions": versions and list(versions)}
-    rows = session.write(_restore_statement(), parameters)
+    states = _ANY_STATE if expected is None else expected._asdict()
+    rows = session.write(_restore_statement(), {"caller": caller, "task_id": task_id, **states})
     if not rows:
         raise TaskNotFound
-    found, restored = TaskRead(*rows[0][: len(COLUMNS)]), rows[0][len(COLUMNS) :]
-    if versions is not None and found.version not in versions:
-        raise PreconditionFailed(found.version)
-    if found.deleted_at is None:
-        return found
+    found, restored = split(rows[0], WIDTH, WIDTH)
+    task = TaskRead(*found)
+    if expected is not None and not expected.allows(task):
+        raise PreconditionFailed(task.seq)
+    if task.deleted_at is None:
+        return task
     if restored[0] is None:
         raise QuotaReached
     return TaskRead(*restored)

@@ -133,17 +133,17 @@ def _body_did_not_arrive(_: Request, __: ClientDisconnect) -> ProblemError:
 
 def _precondition_failed(_: Request, error: PreconditionFailed) -> ProblemError:
     detail = "If-Match does not name the current version of the task."
-    return ProblemError(problems.PRECONDITION_FAILED, detail, headers=_current_tag(error.version))
+    return ProblemError(problems.PRECONDITION_FAILED, detail, headers=_current_tag(error.seq))
 
 
 def _task_exists(_: Request, error: TaskExists) -> ProblemError:
-    headers = _current_tag(error.version)
+    headers = _current_tag(error.seq)
     return ProblemError(problems.TASK_EXISTS, "You have another task with this ID.", headers=headers)
 
 
-def _current_tag(version: int) -> dict[str, str]:
-    """The header with the tag of the caller's task in this version."""
-    return {"ETag": task_tag(version, request_context.current().user_id or "")}
+def _current_tag(seq: int) -> dict[str, str]:
+    """The header with the tag of the caller's task at this position."""
+    return {"ETag": task_tag(seq, request_context.current().user_id or "")}
 
 
 def _database(_: Request, error: DBAPIError) -> ProblemError:

@@ -4,13 +4,12 @@ Adds bodies, problems, headers, examples and links. `make openapi` writes the re
 `specs/openapi.json`.
 """
 
-from dataclasses import fields
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 import problems
@@ -58,7 +57,7 @@ _EXAMPLES: dict[type, Json] = {
     TaskReplace: _EXAMPLE_BODY | {"completed": True},
     TaskUpdate: {"completed": True, "due_at": None},
     # A column without an example is null.
-    TaskRead: dict.fromkeys(each.name for each in fields(TaskRead))
+    TaskRead: dict.fromkeys(TypeAdapter(TaskRead).json_schema(mode="serialization")["properties"])
     | {
         "id": "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f",
         "user_id": "Zk4WqGvHqJ8sT2yXbN5r",
@@ -81,7 +80,7 @@ _HEADERS: dict[str, str] = {
     "RateLimit-Policy": 'The exhausted limit, such as `"requests";q=600;w=60`.',
     "RateLimit": 'The remaining quota and the seconds until it resets, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
-    "ETag": "Identifies this version of the task, for If-Match and If-None-Match.",
+    "ETag": "Identifies this state of the task, for If-Match and If-None-Match.",
     "Idempotency-Key": "Makes the request safe to repeat, for 24 hours: a new value for each task.",
     "Idempotency-Replayed": "`true` if an earlier request with the same key created the task.",
     "If-Match": "Entity tags: the task is changed only if one of them is its own. `*` is any.",

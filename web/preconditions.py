@@ -14,6 +14,7 @@ from fastapi import Depends, Request, Response
 
 from auth.bearer import CurrentUser
 from problems import INVALID_PRECONDITION, PRECONDITION_REQUIRED, ProblemError
+from services.tasks import Expected
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 # One element of a list, which may be empty (RFC 9110, section 5.6.1.2). Linear: no two of its parts
@@ -48,12 +49,13 @@ def parse(request: Request, header: str) -> Tags | None:
     return Tags(False, [tag for tag in (*tags, element[1]) if tag])
 
 
-def task_tag(version: int, user_id: str) -> str:
-    return f'"{version}-{_digest(user_id)}"'
+def task_tag(seq: int, user_id: str) -> str:
+    """The tag of a task at this position of the feed, which no other state of a task ever has."""
+    return f'"{seq}-{_digest(user_id)}"'
 
 
-async def if_match(request: Request, user_id: CurrentUser) -> Sequence[int] | None:
-    """The versions that a change may replace, or None for any.
+async def if_match(request: Request, user_id: CurrentUser) -> Expected | None:
+    """The states of the task that a change may replace, or None for any.
 
     The comparison is strong: a weak tag matches nothing. Beside the tag of a task, its version
     alone is a tag, for clients that have the task from a list.
@@ -64,8 +66,12 @@ async def if_match(request: Request, user_id: CurrentUser) -> Sequence[int] | No
     if given is None or given.any:
         return None
     suffix = f"-{_digest(user_id)}"
-    names = (tag[1:-1].removesuffix(suffix) for tag in given.tags if tag.startswith('"'))
-    return [int(name) for name in names if _VERSION.fullmatch(name)]
+    strong = [tag[1:-1] for tag in given.tags if tag.startswith('"')]
+    positions = (tag.removesuffix(suffix) for tag in strong if tag.endswith(suffix))
+    return Expected(
+        [int(tag) for tag in positions if _POSITION.fullmatch(tag)],
+        [int(tag) for tag in strong if _VERSION.fullmatch(tag)],
+    )
 
 
 def list_tag(feed: int, user_id: str, query: str) -> str:
@@ -86,7 +92,7 @@ async def if_none_match(request: Request) -> Tags | None:
     return parse(request, "If-None-Match")
 
 
-IfMatch = Annotated[Sequence[int] | None, Depends(if_match)]
+IfMatch = Annotated[Expected | None, Depends(if_match)]
 IfNoneMatch = Annotated[Tags | None, Depends(if_none_match)]
 
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import URL
 
 from tests.environment import ROOT, Sql, libpq_url
-from tests.support import TASKS, client_as, wait_until
+from tests.support import TASKS, assert_problem, client_as, ok, wait_until
 
 DAY = "interval '1 day'"
 
@@ -99,6 +99,25 @@ def test_it_changes_the_tag_of_the_trash(client: TestClient, database_url: URL, 
     response = caller.get(f"{TASKS}?deleted=true", headers={"If-None-Match": trash})
     assert (response.status_code, response.json()) == (200, [])
     assert caller.get(TASKS, headers={"If-None-Match": live}).status_code == 304
+
+
+@pytest.mark.spec("http.etag", "http.if-match", "http.if-none-match")
+def test_a_purged_task_that_is_created_again_has_another_tag(
+    client: TestClient, database_url: URL, sql: Sql
+) -> None:
+    """Its ID and its version are the same."""
+    caller = client_as(client, f"purged-{uuid.uuid4()}")
+    task = caller.create(id=str(uuid.uuid4()))
+    path = f"{TASKS}/{task['id']}"
+    tag = caller.get(path).headers["etag"]
+    caller.delete(task["id"])
+    sql("UPDATE tasks SET deleted_at = 'epoch' WHERE user_id = %s", caller.user_id)
+    purge(database_url)
+    again = caller.create(id=task["id"])
+    assert again["version"] == task["version"]
+    assert ok(caller.get(path, headers={"If-None-Match": tag})) == again
+    refused = caller.patch(task["id"], {"title": "x"}, headers={"If-Match": tag})
+    assert_problem(refused, 412, "precondition-failed")
 
 
 @pytest.mark.spec("purge.tasks")
