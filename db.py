@@ -12,9 +12,10 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Concatenate, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+from fastapi import Depends
 from sqlalchemy import URL, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from starlette.requests import Request
@@ -34,8 +35,8 @@ SCHEMA_REVISION = max(path.name[:4] for path in _MIGRATIONS.glob("[0-9]*.py"))
 READINESS_SECONDS = 1.0
 """How long a readiness result is cached, in seconds."""
 
-NOT_MIGRATED = {"42P01", "42703", "22023"}
-"""SQLSTATEs of a missing or outdated schema: undefined table, undefined column, invalid role."""
+NOT_MIGRATED = {"42P01", "42703", "42883", "22023"}
+"""SQLSTATEs of a missing or outdated schema: undefined table, column or function, invalid role."""
 
 INSUFFICIENT_PRIVILEGE = "42501"
 """A missing grant or a row-security violation. The readiness check treats it as a schema that is
@@ -291,6 +292,10 @@ async def get_database(request: Request) -> Database:
     """Dependency. It is async because FastAPI runs sync dependencies in a thread pool."""
     database: Database = request.app.state.database
     return database
+
+
+RequestDatabase = Annotated[Database, Depends(get_database)]
+"""For the parameter `database` of an operation."""
 
 
 def _read_readiness(session: UserSession, _: str) -> tuple[str, bool, str | None]:

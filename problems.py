@@ -71,8 +71,9 @@ INSUFFICIENT_SCOPE = ProblemType(
     "insufficient-scope",
     403,
     "Insufficient scope",
-    "The token's `scope` claim does not allow this operation. Reading requires `tasks:read`, "
-    "everything else `tasks:write`.",
+    "The token's `scope` claim does not allow this operation. Reading tasks requires `tasks:read`, "
+    "changing them `tasks:write`, exporting the account `account:export`, and deleting it "
+    "`account:delete`.",
 )
 NOT_FOUND = ProblemType(
     "not-found",

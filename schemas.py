@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationInfo,
     WithJsonSchema,
 )
@@ -321,3 +322,7 @@ class TaskRead:
     deleted_at: datetime | None
     seq: Annotated[int, Field(exclude=True)]
     """The position of the last change in the feed of the user, which responses do not have."""
+
+
+task_json = TypeAdapter(TaskRead).dump_json
+"""The JSON of a task, as bytes."""

@@ -14,13 +14,15 @@ from observability import request_context
 from problems import INSUFFICIENT_SCOPE, UNAUTHORIZED, ProblemError, unavailable
 
 READ, WRITE = "tasks:read", "tasks:write"
+ACCOUNT_SCOPES = {"/api/account": "account:delete", "/api/account/export": "account:export"}
+"""The scopes of the operations that are not on tasks, by path."""
 
 
 async def get_current_user(request: Request) -> str:
     """The ID of the user whose bearer token the request carries.
 
     Raises a problem: 401 for a token that is missing or refused, 403 for one without the
-    scope that the method needs, 429 above a rate limit, 503 when the keys are unavailable.
+    scope that the operation needs, 429 above a rate limit, 503 when the keys are unavailable.
     """
     verifier: TokenVerifier = request.app.state.token_verifier
     limits: RateLimits = request.app.state.rate_limits
@@ -33,7 +35,7 @@ async def get_current_user(request: Request) -> str:
         raise unavailable("The keys that verify tokens cannot be reached.") from None
     request_context.current().user_id = user.id
     await limits.requests.hit(user.id)
-    needed = READ if request.method == "GET" else WRITE
+    needed = ACCOUNT_SCOPES.get(request.scope["route"].path, READ if request.method == "GET" else WRITE)
     if user.scopes is not None and needed not in user.scopes:
         raise _insufficient(needed)
     return user.id

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from auth.bearer import CurrentUser
 from auth.rate_limits import RateLimits, get_rate_limits
-from db import Database, get_database
+from db import RequestDatabase
 from problems import (
     CONFLICTING_PARAMETERS,
     IDEMPOTENCY_KEY_REUSED,
@@ -18,7 +18,7 @@ from problems import (
     TASK_EXISTS,
     UNKNOWN_CURSOR,
 )
-from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
+from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate, task_json
 from services import creation, lists, tasks
 from services.lists import PAGE_BYTES
 from web import openapi
@@ -44,13 +44,11 @@ router = APIRouter(
     generate_unique_id_function=openapi.operation_id,
 )
 
-TasksDatabase = Annotated[Database, Depends(get_database)]
 ListQuery = Annotated[TaskQuery, Depends(query_parameters(TaskQuery))]
 NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
 
-_task_json = TypeAdapter(TaskRead).dump_json
 _list_json = TypeAdapter(list[TaskRead]).dump_json
 _TASK = openapi.success("The task.", openapi.headers("ETag"))
 _NOT_MODIFIED = openapi.not_modified("The task is the one that If-None-Match names.")
@@ -77,7 +75,7 @@ async def list_tasks(
     request: Request,
     user_id: CurrentUser,
     query: ListQuery,
-    database: TasksDatabase,
+    database: RequestDatabase,
     limits: Annotated[RateLimits, Depends(get_rate_limits)],
     known: IfNoneMatch,
 ) -> Response:
@@ -126,7 +124,7 @@ async def list_tasks(
     | {"parameters": [openapi.header("Idempotency-Key", pattern=KEY_PATTERN)]},
 )
 async def create_task(
-    user_id: CurrentUser, body: NewTask, key: IdempotencyKey, database: TasksDatabase
+    user_id: CurrentUser, body: NewTask, key: IdempotencyKey, database: RequestDatabase
 ) -> Response:
     """Create a task.
 
@@ -153,14 +151,14 @@ async def create_task(
     openapi_extra=_IF_NONE_MATCH,
 )
 async def get_task(
-    task_id: TaskId, user_id: CurrentUser, known: IfNoneMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, known: IfNoneMatch, database: RequestDatabase
 ) -> Response:
     """Get one of your tasks.
 
     With the `ETag` of an earlier response in `If-None-Match`, an unchanged task is 304.
     """
     task = await database.run(user_id, tasks.get_task, task_id)
-    return unless_known(_json(_task_json(task)), task_tag(task.seq, user_id), known)
+    return unless_known(_json(task_json(task)), task_tag(task.seq, user_id), known)
 
 
 @router.put(
@@ -170,7 +168,7 @@ async def get_task(
     openapi_extra=openapi.request_body(TaskReplace, JSON) | _IF_MATCH,
 )
 async def replace_task(
-    task_id: TaskId, user_id: CurrentUser, body: WholeTask, expected: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, body: WholeTask, expected: IfMatch, database: RequestDatabase
 ) -> Response:
     """Replace every writable field of a task.
 
@@ -186,7 +184,7 @@ async def replace_task(
     openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH) | _IF_MATCH,
 )
 async def update_task(
-    task_id: TaskId, user_id: CurrentUser, body: Patch, expected: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, body: Patch, expected: IfMatch, database: RequestDatabase
 ) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
@@ -200,13 +198,13 @@ async def update_task(
     status_code=204,
     response_class=Response,
     responses={
-        204: {"description": "The task is deleted.", "headers": openapi.headers("X-Request-ID")},
+        204: openapi.no_content("The task is deleted."),
         **openapi.problems_of(INVALID_PRECONDITION, *openapi.CHANGE_PROBLEMS),
     },
     openapi_extra=_IF_MATCH,
 )
 async def delete_task(
-    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: RequestDatabase
 ) -> Response:
     """Delete a task. Deleting it again returns 404."""
     await database.write(user_id, tasks.delete_task, task_id, expected)
@@ -223,7 +221,7 @@ async def delete_task(
     openapi_extra=_IF_MATCH,
 )
 async def restore_task(
-    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: TasksDatabase
+    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: RequestDatabase
 ) -> Response:
     """Bring a deleted task back.
 
@@ -233,7 +231,7 @@ async def restore_task(
 
 
 def _task(task: TaskRead, status: int = 200) -> Response:
-    response = _json(_task_json(task), status)
+    response = _json(task_json(task), status)
     response.headers["ETag"] = task_tag(task.seq, task.user_id)
     return response
 
@@ -248,6 +246,6 @@ def _page(found: list[TaskRead]) -> tuple[bytes, int]:
     if len(body) <= PAGE_BYTES:
         return body, len(found)
     # Each task plus its comma or the closing bracket; `<` leaves room for the opening one.
-    ends = accumulate(len(_task_json(task)) + 1 for task in found)
+    ends = accumulate(len(task_json(task)) + 1 for task in found)
     count = max(1, sum(end < PAGE_BYTES for end in ends))
     return _list_json(found[:count]), count

@@ -14,7 +14,7 @@ from httpx2 import Response
 
 from auth.bearer import READ, WRITE
 from tests.factories import full_task
-from tests.support import TASKS, Caller
+from tests.support import ACCOUNT, TASKS, Caller
 
 ID = "019ab2f0-5b7e-7cc3-98c4-dc0c0c07398f"
 """Of a task that does not exist."""
@@ -53,11 +53,26 @@ class Operation:
         return "{task_id}" in self.path
 
     @property
+    def on_tasks(self) -> bool:
+        return self.path.startswith(TASKS)
+
+    @property
+    def writes(self) -> bool:
+        return self.method != "GET"
+
+    @property
     def declared_statuses(self) -> set[int]:
         body = BODY_STATUSES if self.body else set()
         not_found = {400, 404} if self.on_one_task else set()
         conditional = {304} if self.method == "GET" else {412, 428} if self.on_one_task else set()
-        return {self.status, *self.statuses, *COMMON_STATUSES, *body, *not_found, *conditional}
+        return {
+            self.status,
+            *self.statuses,
+            *COMMON_STATUSES,
+            *body,
+            *not_found,
+            *(conditional if self.on_tasks else ()),
+        }
 
     def url(self, task: str = ID) -> str:
         return self.path.format(task_id=task) + (f"?{self.query}" if self.query else "")
@@ -116,8 +131,11 @@ OPERATIONS = (
         takes_deleted=True,
         statuses=frozenset({409}),
     ),
+    Operation("export_account", "GET", f"{ACCOUNT}/export", 200, "account:export"),
+    Operation("erase_account", "DELETE", ACCOUNT, 204, "account:delete"),
 )
 
+ON_TASKS = tuple(each for each in OPERATIONS if each.on_tasks)
 ON_ONE_TASK = tuple(each for each in OPERATIONS if each.on_one_task)
 RESTORE = next(each for each in OPERATIONS if each.takes_deleted)
 CHANGING_ONE_TASK = tuple(each for each in ON_ONE_TASK if each.scope == WRITE and not each.takes_deleted)

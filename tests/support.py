@@ -15,6 +15,7 @@ from tools.tokens import mint
 SECRET = "a secret of the tests that is long enough"
 
 TASKS = "/api/tasks"
+ACCOUNT = "/api/account"
 
 ORIGIN = "https://app.example.com"
 """The allowed CORS origin."""

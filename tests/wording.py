@@ -56,7 +56,8 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "cors-refused": ("This preflight is not allowed.",),
     "unauthorized": ("The request has no bearer token.", *(f"{reason}." for reason in REASONS)),
     "insufficient-scope": tuple(
-        f"This operation requires the scope tasks:{access}." for access in ("read", "write")
+        f"This operation requires the scope {scope}."
+        for scope in ("tasks:read", "tasks:write", "account:delete", "account:export")
     ),
     "not-found": (
         "There is nothing at this path.",

@@ -21,7 +21,7 @@ VERSION = "0.1.0"
 DESCRIPTION = """
 Stores the tasks of your frontend's users. Each user sees only their own.
 
-Every operation under `/api/tasks` requires a token from Better Auth's `jwt` plugin as
+Every operation under `/api` requires a token from Better Auth's `jwt` plugin as
 `Authorization: Bearer <token>`. Every error is a problem detail (RFC 9457) as
 `application/problem+json`.
 """
@@ -34,6 +34,7 @@ LICENSE: Json = {"name": "MIT", "identifier": "MIT"}
 SERVERS: list[Json] = [{"url": "/"}]
 TAGS: list[Json] = [
     {"name": "tasks", "description": "The signed-in user's own tasks."},
+    {"name": "account", "description": "Everything that is stored about the signed-in user."},
     {"name": "health", "description": "Liveness and readiness, for the platform."},
     {"name": "problems", "description": "Explanations of the problem types."},
 ]
@@ -80,6 +81,7 @@ _HEADERS: dict[str, str] = {
     "RateLimit-Policy": 'The exhausted limit, such as `"requests";q=600;w=60`.',
     "RateLimit": 'The remaining quota and the seconds until it resets, such as `"requests";r=0;t=17`.',
     "Location": "Path of the new task.",
+    "Content-Disposition": "A name for the file.",
     "ETag": "Identifies this state of the task, for If-Match and If-None-Match.",
     "Idempotency-Key": "Makes the request safe to repeat, for 24 hours: a new value for each task.",
     "Idempotency-Replayed": "`true` if an earlier request with the same key created the task.",
@@ -159,6 +161,17 @@ def success(description: str, extra: Json | None = None) -> Json:
         "description": description,
         "headers": headers("X-Request-ID") | headers("Server-Timing", required=False) | (extra or {}),
     }
+
+
+def no_content(description: str) -> Json:
+    """The declaration of a 204."""
+    return {"description": description, "headers": headers("X-Request-ID")}
+
+
+def lines(description: str) -> Json:
+    """The declaration of a response in newline-delimited JSON."""
+    content = {"application/x-ndjson": {"schema": {"type": "string"}}}
+    return success(description, headers("Content-Disposition")) | {"content": content}
 
 
 def not_modified(description: str) -> Json:

@@ -98,6 +98,16 @@ export class Tasks {
   restore = (id: string, version?: number): Promise<Task> =>
     this.#task("POST", `/api/tasks/${id}/restore`, undefined, version);
 
+  /** All tasks of the user, deleted or not, one in each line, as JSON. */
+  async exportAccount(): Promise<string> {
+    return (await this.#send("GET", "/api/account/export")).text();
+  }
+
+  /** Deletes everything of the user for good, but not the user, who is Better Auth's. */
+  async deleteAccount(): Promise<void> {
+    await this.#send("DELETE", "/api/account");
+  }
+
   async #task(method: string, path: string, body?: object, version?: number): Promise<Task> {
     return (await this.#send(method, path, body, version)).json();
   }

@@ -7,7 +7,7 @@
  *
  *     /api/auth/…              Better Auth
  *     PUT  /test/options       deploys it anew with these options, and the same people:
- *                              secret, expirationTime, gracePeriod, cookieCache
+ *                              secret, expirationTime, gracePeriod, cookieCache, tasksApi
  *     POST /test/expire-keys   lets the rotation interval of all signing keys be over
  *     GET  /test/mails         the tokens of the verification e-mails sent, by address
  *     /…                       the files of the folder: the frontend's page
@@ -18,7 +18,7 @@ import { createServer } from "node:http";
 import { basename, extname, join } from "node:path";
 import { json } from "node:stream/consumers";
 
-import { betterAuth } from "better-auth";
+import { APIError, betterAuth } from "better-auth";
 import { memoryAdapter } from "better-auth/adapters/memory";
 import { toNodeHandler } from "better-auth/node";
 import { jwt } from "better-auth/plugins";
@@ -50,12 +50,26 @@ function tokens(options) {
   return jwt({ jwks, jwt: { ...signing, expirationTime: options.expirationTime }, sessionCookieCache });
 }
 
+// As in the README.
+async function deleteTasks(auth, tasksApi, request) {
+  const { token } = await auth.api.getToken({ headers: request.headers });
+  const headers = { Authorization: `Bearer ${token}` };
+  const response = await fetch(`${tasksApi}/api/account`, { method: "DELETE", headers }).catch(() => undefined);
+  if (!response?.ok) throw new APIError("SERVICE_UNAVAILABLE", { message: "Try again later." });
+}
+
 function deploy(options) {
   const auth = betterAuth({
     baseURL: url,
     secret: options.secret,
     database: memoryAdapter(people),
     emailAndPassword: { enabled: true },
+    user: {
+      deleteUser: {
+        enabled: options.tasksApi !== undefined,
+        beforeDelete: (_, request) => deleteTasks(auth, options.tasksApi, request),
+      },
+    },
     emailVerification: {
       sendOnSignUp: true,
       sendVerificationEmail: async ({ user, token }) => {

@@ -22,9 +22,9 @@ from tests import environment
 from tests.conftest import MakeSettings
 from tests.environment import Sql, alembic, new_database
 from tests.factories import new_task
-from tests.operations import OPERATIONS, Operation
+from tests.operations import ON_TASKS, OPERATIONS, Operation
 from tests.protocol_proxy import ProtocolProxy, protocol_proxy
-from tests.support import SECRET, TASKS, Caller, client_as
+from tests.support import ACCOUNT, SECRET, TASKS, Caller, client_as
 from tools.tokens import mint
 from web.pagination import encode_cursor
 from web.parameters import TaskQuery
@@ -77,7 +77,7 @@ def pages() -> dict[str, Operation]:
 
 
 BY_NAME = {each.name: each for each in OPERATIONS}
-REQUESTS = BY_NAME | {
+REQUESTS = {each.name: each for each in ON_TASKS} | {
     "list": replace(BY_NAME["list_tasks"], query=""),
     "update nothing": replace(BY_NAME["update_task"], body=dict),
 }
@@ -151,6 +151,16 @@ def test_queries_use_an_index_and_never_sort(
         assert re.search(r"Index Cond: \(+user_id = ", plan), plan
 
 
+@pytest.mark.spec("account.export.pages", "schema.plans")
+def test_an_export_follows_the_primary_key(caller: Caller, line: ProtocolProxy, explain: Explain) -> None:
+    line.clear()
+    assert caller.get(f"{ACCOUNT}/export").status_code == 200
+    for messages in (line.messages[:2], line.messages[2:4]):
+        plan = explain(messages)
+        assert re.search(r"Index Scan using pk_tasks.*\n +Index Cond: \(+user_id = ", plan), plan
+        assert "Sort" not in plan, plan
+
+
 class CountingLoop(asyncio.SelectorEventLoop):
     """Counts what comes back from other threads: there is no other way than this call."""
 
@@ -164,7 +174,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 @pytest.mark.spec("tasks.one-hop")
-@pytest.mark.parametrize("operation", REQUESTS.values(), ids=REQUESTS)
+@pytest.mark.parametrize("operation", (REQUESTS | BY_NAME).values(), ids=REQUESTS | BY_NAME)
 def test_a_request_uses_one_thread_hop(make_settings: MakeSettings, operation: Operation) -> None:
     user = {"Authorization": f"Bearer {mint(SECRET, USER)}"}
 

@@ -33,12 +33,13 @@ def plain_owner(server_url: URL) -> Iterator[URL]:
     admin(f"CREATE ROLE {name} LOGIN CREATEROLE NOSUPERUSER PASSWORD 'secret'")
     with new_database(server_url) as url:
         admin(f'ALTER DATABASE "{url.database}" OWNER TO {name}')
-        # Roles belong to the server, and another test database created this one. Like its
-        # creator, the owner may grant the role but has not granted it to itself yet.
+        roles = "tasks_api, tasks_maintenance, tasks_eraser"
+        # Roles belong to the server, and another test database created these. Like their
+        # creator, the owner may grant them but has not granted them to itself yet.
         if admin("SELECT current_setting('server_version_num')::int >= 160000") == [(True,)]:
-            admin(f"GRANT tasks_api, tasks_maintenance TO {name} WITH ADMIN TRUE, SET FALSE, INHERIT FALSE")
+            admin(f"GRANT {roles} TO {name} WITH ADMIN TRUE, SET FALSE, INHERIT FALSE")
         else:
-            admin(f"GRANT tasks_api, tasks_maintenance TO {name} WITH ADMIN OPTION")
+            admin(f"GRANT {roles} TO {name} WITH ADMIN OPTION")
         yield url.set(username=name, password="secret")
     admin(f"DROP OWNED BY {name}")
     admin(f"DROP ROLE {name}")

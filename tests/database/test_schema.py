@@ -224,6 +224,66 @@ def test_every_order_has_an_index(sql: Sql) -> None:
     }
 
 
+@pytest.mark.spec("schema.role.eraser", "schema.role.created")
+def test_the_eraser_reads_no_content_and_owns_one_function(sql: Sql) -> None:
+    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
+    assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_eraser'") == [(False,) * 7]
+    granted = sql(
+        "SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges"
+        " WHERE grantee = 'tasks_eraser'"
+    )
+    readable = {
+        "tasks": ("user_id", "id", "deleted_at"),
+        "idempotency_keys": ("user_id",),
+        "feeds": ("user_id", "seq", "live_tasks"),
+    }
+    expected = {(table, name, "SELECT") for table, names in readable.items() for name in names}
+    expected |= {("feeds", name, "UPDATE") for name in ("seq", "live_tasks", "purged_seq")}
+    assert set(granted) == expected
+    deleting = sql(
+        "SELECT table_name FROM information_schema.table_privileges WHERE grantee = 'tasks_eraser'"
+    )
+    assert sorted(deleting) == [("feeds",), ("idempotency_keys",), ("tasks",)]
+    assert sql(
+        "SELECT proname FROM pg_proc WHERE proowner = 'tasks_eraser'::regrole"
+        " UNION ALL SELECT relname FROM pg_class WHERE relowner = 'tasks_eraser'::regrole"
+    ) == [("erase_account",)]
+    assert sql("SELECT has_schema_privilege('tasks_eraser', current_schema(), 'CREATE')") == [(False,)]
+
+
+@pytest.mark.spec("schema.role.eraser", "schema.rls.policy")
+@pytest.mark.parametrize("user_id", ["theirs", "", None])
+def test_the_function_erases_nobody_but_the_current_user(
+    as_role: Sql, owner: Caller, user_id: str | None
+) -> None:
+    task = owner.create()
+    if user_id is not None:
+        become(as_role, user_id)
+    assert as_role("SELECT erase_account(%s, 10)", owner.user_id) == [(True,)]
+    assert owner.get().json() == [task]
+
+
+@pytest.mark.spec("schema.role.eraser")
+@pytest.mark.parametrize("role", ["tasks_maintenance", "pg_monitor"])
+def test_no_other_role_may_call_the_function(database_url: URL, role: str) -> None:
+    connection = Sql(database_url)
+    connection("SELECT set_config('role', %s, false)", role)
+    with pytest.raises(errors.InsufficientPrivilege):
+        connection("SELECT erase_account('somebody', 10)")
+    connection.close()
+
+
+@pytest.mark.spec("schema.role.eraser")
+def test_the_function_ignores_the_tables_of_its_caller(as_role: Sql, owner: Caller) -> None:
+    """A temporary table hides one of the same name, unless the function names the schema."""
+    owner.create()
+    become(as_role, owner.user_id)
+    as_role("CREATE TEMPORARY TABLE tasks (user_id text, id uuid, deleted_at timestamptz)")
+    as_role("GRANT ALL ON pg_temp.tasks TO tasks_eraser")
+    assert as_role("SELECT erase_account(%s, 10)", owner.user_id) == [(True,)]
+    assert owner.ids() == []
+
+
 @pytest.mark.spec("schema.role.maintenance", "schema.role.created")
 def test_the_maintenance_role_sees_who_has_tasks_and_no_content(
     sql: Sql, owner: Caller, database_url: URL

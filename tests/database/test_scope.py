@@ -14,7 +14,6 @@ from sqlalchemy.exc import InternalError, ProgrammingError
 from sqlalchemy.orm.exc import DetachedInstanceError
 from sqlmodel import Session
 
-from auth.bearer import WRITE
 from database.session import UserSession
 from db import Database, PoolExhausted
 from models import Task
@@ -55,7 +54,7 @@ def test_writes_take_the_write_lock_in_their_message_and_reads_take_none(
     message = only_message(watched, database_proxy, operation)
     lock = f"SELECT pg_advisory_xact_lock(hashtextextended('{watched.user_id}', 0))"
     assert [lock in each for each in message.split(";\n")] == (
-        [False, True, False] if operation.scope == WRITE else [False, False]
+        [False, True, False] if operation.writes else [False, False]
     )
 
 

@@ -48,6 +48,8 @@ const acts = {
   update: tasks.update,
   delete: (id: string, version?: number) => tasks.delete(id, version),
   restore: tasks.restore,
+  exportAccount: () => tasks.exportAccount(),
+  deleteAccount: () => tasks.deleteAccount(),
   all: async (filter: Filter) => {
     const titles = [];
     for await (const task of tasks.all(filter)) titles.push(task.title);

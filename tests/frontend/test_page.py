@@ -1,5 +1,6 @@
 """What a page on another origin can do with clients/typescript/tasks.ts, in a real browser."""
 
+import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -196,6 +197,14 @@ def test_a_create_whose_answer_is_lost_is_sent_again(cut: tuple[Page, CuttingPro
     task = ann.do("create", {"title": "Water the plants"})
     assert proxy.cuts == []
     assert ann.do("pages") == [[task]]
+
+
+@pytest.mark.spec("account.export", "account.erase")
+def test_an_account_is_exported_and_deleted(ann: Page) -> None:
+    tasks = [ann.do("create", {"title": f"{number}"}) for number in range(2)]
+    assert [json.loads(line) for line in ann.do("exportAccount").splitlines()] == tasks
+    ann.do("deleteAccount")
+    assert ann.do("exportAccount") == ""
 
 
 @pytest.mark.spec("tasks.restore.again")

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.fuzz.prober import Prober, Sent
 from tests.fuzz.routes import route_of
-from tests.support import TASKS, wait_until
+from tests.support import wait_until
 
 LATEST_SECONDS = 60
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
@@ -82,5 +82,5 @@ def _known_user(sent: Sent, logged: str | None) -> str | None:
     """The user of a request that was authenticated: one for an operation on tasks."""
     if sent.status == 503 and logged is None:
         return None  # The keys that verify the token may be unavailable.
-    authenticated = (_route(sent) or "").startswith(TASKS) and sent.status not in {401, 405}
+    authenticated = (_route(sent) or "").startswith("/api/") and sent.status not in {401, 405}
     return sent.user_id if authenticated else None

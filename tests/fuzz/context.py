@@ -24,8 +24,8 @@ from tests.fuzz.signers import Signer, mint
 from tests.support import ORIGIN, TASKS
 
 DAY = 86_400
-START_OF_2020 = 1_577_836_800_000
-"""In milliseconds since 1970."""
+START_OF_2020 = 1_577_836_800_000_000
+"""In microseconds since 1970."""
 LOCK_SECONDS = 10
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _TASK = re.compile(rf"{TASKS}/({_UUID})(/[a-z]+)?(\?.*)?")
@@ -175,6 +175,10 @@ class FuzzContext:
         """The ID of a task, of the owner unless another user is given."""
         statement = "SELECT id::text FROM tasks WHERE user_id = %s AND (deleted_at IS NOT NULL) = %s LIMIT 1"
         return str(self.query(statement, (of or self.owner).id, deleted)[0][0])
+
+    def ids(self, user: User) -> set[str]:
+        """Of all tasks of the user, deleted or not."""
+        return {task for (task,) in self.query("SELECT id::text FROM tasks WHERE user_id = %s", user.id)}
 
     def row(self, task: UUID) -> Row | None:
         """The stored row of the owner's task, even if deleted."""

@@ -19,7 +19,9 @@ from tests.support import ORIGIN
 from tests.wording import check_wording
 
 INVALID_TOKEN = re.compile(r'Bearer error="invalid_token", error_description="([A-Za-z ]+)"')
-_INSUFFICIENT = re.compile(r'Bearer error="insufficient_scope", .*scope="tasks:(read|write)"')
+_INSUFFICIENT = re.compile(
+    r'Bearer error="insufficient_scope", .*scope="(tasks:(read|write)|account:(delete|export))"'
+)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _NOT_EMPTY = re.compile(r".+", re.DOTALL)
 _NUMBER = re.compile(r"\d+")
@@ -49,9 +51,11 @@ _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
         "WWW-Authenticate, X-Request-ID"
     ),
 }
+_ACCOUNT_PATH = re.compile(r"/api/account(/export)?(\?.*)?")
 _TASK_PATH = re.compile(r"/api/tasks(/[^/?]+(/restore)?)?(\?.*)?")
 _PREFLIGHT_HEADERS = {f"access-control-{name}" for name in ("allow-methods", "allow-headers", "max-age")}
 _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
+_EXPORT = {"content-disposition": re.compile('attachment; filename="tasks.ndjson"')}
 _ASSETS = {"cache-control": re.compile("public, max-age=31536000, immutable")}
 _ASSET_PATH = re.compile("/docs/assets/.+")
 _OTHER_RESPONSES = {"cache-control": re.compile("no-store")}
@@ -159,6 +163,8 @@ def _headers_of(response: Response) -> Mapping[str, re.Pattern[str]]:
     if _TASK_PATH.fullmatch(path):
         tagged = response.status_code in {200, 201, 304}
         return {**_TASK_RESPONSES, **({"etag": _ETAG} if tagged else {})}
+    if _ACCOUNT_PATH.fullmatch(path):
+        return {**_TASK_RESPONSES, **(_EXPORT if response.status_code == 200 else {})}
     if response.status_code == 200 and _ASSET_PATH.fullmatch(path):
         return _ASSETS
     return {**_OTHER_RESPONSES, **(_DOCS_PAGE if path == "/docs" and response.status_code == 200 else {})}

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from problems import ProblemError
 from tests.conftest import Serve
-from tests.operations import CHANGING_ONE_TASK, OPERATIONS, Operation, each
+from tests.operations import CHANGING_ONE_TASK, ON_ONE_TASK, ON_TASKS, Operation, each
 from tests.support import TASKS, Caller, assert_problem, client_as, ok
 from web.preconditions import parse
 
@@ -20,7 +20,7 @@ def tag_of(caller: Caller, task: str) -> str:
 
 
 @pytest.mark.spec("http.etag")
-@each(tuple(each for each in OPERATIONS if each.name != "list_tasks"))
+@each(tuple(each for each in ON_TASKS if each.name != "list_tasks"))
 def test_every_answer_with_a_task_has_its_tag(owner: Caller, operation: Operation) -> None:
     task = owner.create()["id"]
     response = operation.send(owner, task)
@@ -160,7 +160,7 @@ def test_one_of_many_racing_changes_wins(owner: Caller) -> None:
 
 @pytest.mark.spec("http.preconditions.malformed")
 @pytest.mark.parametrize("value", MALFORMED)
-@each(tuple(each for each in OPERATIONS if each.on_one_task))
+@each(ON_ONE_TASK)
 def test_a_malformed_header_is_refused(owner: Caller, operation: Operation, value: str) -> None:
     task = owner.create()
     header = "If-None-Match" if operation.method == "GET" else "If-Match"
@@ -211,7 +211,7 @@ def test_an_unchanged_list_is_not_sent_again(owner: Caller, query: str) -> None:
 
 
 @pytest.mark.spec("http.etag.lists")
-@each(tuple(each for each in OPERATIONS if each.scope == "tasks:write" and not each.takes_deleted))
+@each(tuple(each for each in ON_TASKS if each.writes and not each.takes_deleted))
 def test_every_change_changes_the_tag_of_every_list(owner: Caller, operation: Operation) -> None:
     task = owner.create()["id"]
     tags = {query: owner.get(f"{TASKS}{query}").headers["etag"] for query in ("", "?deleted=true", "?q=none")}

@@ -13,6 +13,7 @@ from tests.factories import full_task, new_task
 from tests.fuzz.context import FuzzContext, User
 from tests.fuzz.prober import PROBES, SEED, Prober, Stop
 from tests.fuzz.probes import (
+    account,
     bodies,
     database,
     headers,
@@ -38,6 +39,7 @@ MODULES = (
     preconditions,
     retries,
     trash,
+    account,
     bodies,
     headers,
     database,

@@ -121,6 +121,9 @@ def statements_in_another_users_scope(prober: Prober) -> None:
         prober.expect(_count(sql, user, feeds) == 0, f"{user!r} updates the owner's feed")
         keys = f"SELECT 1 FROM idempotency_keys WHERE user_id = '{owner}'"
         prober.expect(_count(sql, user, keys) == 0, f"{user!r} reads the owner's keys")
+        # In batches of one, it says whether it has found nothing.
+        erased = f"SELECT 1 WHERE NOT erase_account('{owner}', 1)"
+        prober.expect(_count(sql, user, erased) == 0, f"{user!r} erases the owner's account")
         _expect_state(prober, user, _key_of(owner), DENIED)
         _expect_state(prober, user, _insert(owner), DENIED)
     _expect_state(prober, owner, _insert(owner), None)
@@ -199,7 +202,7 @@ def the_position_of_each_change(prober: Prober) -> None:
         prober.refuse(404, "not-found", operation.method, operation.url(), **valid(operation, user))
     first = prober.accept(201, "POST", TASKS, **valid(CREATE, user)).json()["id"]
     feed = context.feed(user)
-    prober.expect(feed and feed.seq > START_OF_2020, "the feed did not begin at the time in milliseconds")
+    prober.expect(feed and feed.seq > START_OF_2020, "the feed did not begin at the time in microseconds")
     prober.accept(201, "POST", TASKS, **valid(CREATE, user))
     for operation in ON_ONE_TASK:
         # The task is deleted before it is restored.

@@ -12,7 +12,7 @@ from tests.environment import ROOT
 from tests.fuzz.prober import Prober, probe, valid
 from tests.fuzz.routes import route_of
 from tests.operations import ID, ON_ONE_TASK, OPERATIONS, methods_of
-from tests.support import TASKS
+from tests.support import ACCOUNT, TASKS
 from tests.wording import TITLES
 
 ASSET_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
@@ -98,10 +98,10 @@ def a_path_that_does_not_exist(prober: Prober) -> None:
         prober.refuse(status, kind, "POST", path, token=prober.context.owner)
 
 
-@probe("http.head", at_least=2 * (len(PUBLIC) + 3))
+@probe("http.head", at_least=2 * (len(PUBLIC) + 5))
 def the_head_of_every_get(prober: Prober) -> None:
     task = prober.context.any_task()
-    for path in (*PUBLIC, TASKS, f"{TASKS}?limit=2", f"{TASKS}/{task}", f"{TASKS}/{ID}"):
+    for path in (*PUBLIC, TASKS, f"{TASKS}?limit=2", f"{TASKS}/{task}", f"{TASKS}/{ID}", f"{ACCOUNT}/export"):
         answer, head = (
             prober.accept(404 if path.endswith(ID) else 200, method, path, token=prober.context.owner)
             for method in ("GET", "HEAD")

@@ -250,6 +250,7 @@ def a_role_without_its_grants(lab: Lab) -> None:
             " WHERE table_name = 'tasks' AND grantee = 'tasks_api' GROUP BY privilege_type"
         )
         sql("REVOKE ALL ON tasks FROM tasks_api")
+        sql("REVOKE EXECUTE ON FUNCTION erase_account FROM tasks_api")
         try:
             responses = refuse_each_operation(prober, 500, "internal-error", user)
         finally:
@@ -257,6 +258,7 @@ def a_role_without_its_grants(lab: Lab) -> None:
                 sql(f"GRANT {rights} ON tasks TO tasks_api")
             for right, names in columns:
                 sql(f"GRANT {right} ({names}) ON tasks TO tasks_api")
+            sql("GRANT EXECUTE ON FUNCTION erase_account TO tasks_api")
         for response in responses:
             if response.status_code == 500:
                 _expect_alarm(prober, response)

@@ -1,0 +1,75 @@
+"""The HTTP contract of /api/account: everything that the service stores about the caller."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import StreamingResponse
+
+from auth.bearer import CurrentUser
+from auth.rate_limits import RateLimits, get_rate_limits
+from db import Database, RequestDatabase
+from schemas import TaskRead, task_json
+from services import account
+from web import openapi
+from web.routing import UserDataRoute
+
+router = APIRouter(
+    prefix="/api/account",
+    tags=["account"],
+    route_class=UserDataRoute,
+    responses=openapi.problems_of(*openapi.COMMON_PROBLEMS),
+    generate_unique_id_function=openapi.operation_id,
+)
+
+
+@router.delete(
+    "",
+    status_code=204,
+    response_class=Response,
+    responses={204: openapi.no_content("Nothing is stored about you any more.")},
+)
+async def erase_account(user_id: CurrentUser, database: RequestDatabase) -> Response:
+    """Delete your account here: all your tasks and everything else, for good.
+
+    Your sign-in at the frontend is not affected. Deleting again is 204, too.
+    """
+    while not await database.write(user_id, account.erase):
+        pass
+    return Response(status_code=204)
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={200: openapi.lines("All your tasks, deleted or not: a JSON object in each line.")},
+)
+async def export_account(
+    user_id: CurrentUser,
+    database: RequestDatabase,
+    limits: Annotated[RateLimits, Depends(get_rate_limits)],
+) -> Response:
+    """Export your account: all your tasks, also deleted ones, as newline-delimited JSON.
+
+    If the connection ends before the body does, the export is incomplete: request it again.
+    """
+    limits.lists.enter(user_id)
+    # Before the response begins, so that an error is still a problem.
+    page = await database.run(user_id, account.export_tasks, None)
+    return StreamingResponse(
+        _lines(database, user_id, page),
+        media_type="application/x-ndjson",
+        headers={"Content-Disposition": 'attachment; filename="tasks.ndjson"'},
+    )
+
+
+async def _lines(database: Database, user_id: str, page: list[TaskRead]) -> AsyncIterator[bytes]:
+    yield _json_lines(page)
+    while len(page) == account.EXPORTED_AT_ONCE:
+        page = await database.run(user_id, account.export_tasks, UUID(page[-1].id))
+        yield _json_lines(page)
+
+
+def _json_lines(page: list[TaskRead]) -> bytes:
+    return b"".join(task_json(task) + b"\n" for task in page)
