@@ -4,8 +4,10 @@ Source of the rules: specs/api/rest-endpoints.md, section 2. No SQL and no HTTP.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
@@ -253,7 +255,8 @@ class TaskFilter(BaseModel):
         AfterValidator(_without_other_filters),
     ] = None
 
-    def given(self) -> dict[str, object]:
+    @cached_property
+    def given(self) -> Mapping[str, object]:
         """The fields that restrict the list."""
         values = {name: getattr(self, name) for name in TaskFilter.model_fields}
         return {name: value for name, value in values.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from auth.keys import KeysUnavailable
-from auth.rate_limits import RateLimits
+from auth.rate_limits import rate_limits
 from auth.tokens import TokenRefused, TokenVerifier
 from observability import request_context
 from problems import INSUFFICIENT_SCOPE, UNAUTHORIZED, ProblemError, unavailable
@@ -25,7 +25,7 @@ async def get_current_user(request: Request) -> str:
     scope that the operation needs, 429 above a rate limit, 503 when the keys are unavailable.
     """
     verifier: TokenVerifier = request.app.state.token_verifier
-    limits: RateLimits = request.app.state.rate_limits
+    limits = rate_limits(request)
     try:
         user = await verifier.verify(_token(request))
     except TokenRefused as refusal:

@@ -262,8 +262,8 @@ class RateLimits:
         return _network(peer) or peer
 
 
-async def get_rate_limits(request: Request) -> RateLimits:
-    """For `Depends`; async, because FastAPI would run a plain function in a thread."""
+def rate_limits(request: Request) -> RateLimits:
+    """Those of the process."""
     limits: RateLimits = request.app.state.rate_limits
     return limits
 

@@ -1,14 +1,13 @@
 """The HTTP contract of /api/account: everything that the service stores about the caller."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from auth.bearer import CurrentUser
-from auth.rate_limits import RateLimits, get_rate_limits
+from auth.rate_limits import rate_limits
 from db import Database, RequestDatabase
 from schemas import TaskRead, task_json
 from services import account
@@ -45,16 +44,12 @@ async def erase_account(user_id: CurrentUser, database: RequestDatabase) -> Resp
     response_class=StreamingResponse,
     responses={200: openapi.lines("All your tasks, deleted or not: a JSON object in each line.")},
 )
-async def export_account(
-    user_id: CurrentUser,
-    database: RequestDatabase,
-    limits: Annotated[RateLimits, Depends(get_rate_limits)],
-) -> Response:
+async def export_account(request: Request, user_id: CurrentUser, database: RequestDatabase) -> Response:
     """Export your account: all your tasks, also deleted ones, as newline-delimited JSON.
 
     If the connection ends before the body does, the export is incomplete: request it again.
     """
-    limits.lists.enter(user_id)
+    rate_limits(request).lists.enter(user_id)
     # Before the response begins, so that an error is still a problem.
     page = await database.run(user_id, account.export_tasks, None)
     return StreamingResponse(

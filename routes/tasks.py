@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import TypeAdapter
 
 from auth.bearer import CurrentUser
-from auth.rate_limits import RateLimits, get_rate_limits
+from auth.rate_limits import rate_limits
 from db import RequestDatabase
 from problems import (
     CONFLICTING_PARAMETERS,
@@ -22,13 +22,13 @@ from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate, task_json
 from services import creation, lists, tasks
 from services.lists import PAGE_BYTES
 from web import openapi
-from web.idempotency import KEY_PATTERN, IdempotencyKey
+from web.idempotency import KEY_PATTERN, idempotency_key
 from web.json_bodies import JSON, MERGE_PATCH, json_body
 from web.pagination import decode_cursor, encode_cursor, next_link
 from web.parameters import TaskId, TaskQuery, query_parameters
 from web.preconditions import (
-    IfMatch,
-    IfNoneMatch,
+    if_match,
+    if_none_match,
     known_positions,
     list_tag,
     task_tag,
@@ -76,8 +76,6 @@ async def list_tasks(
     user_id: CurrentUser,
     query: ListQuery,
     database: RequestDatabase,
-    limits: Annotated[RateLimits, Depends(get_rate_limits)],
-    known: IfNoneMatch,
 ) -> Response:
     """List your tasks, newest first, or in another order.
 
@@ -87,7 +85,8 @@ async def list_tasks(
     If there are more tasks, the response has a `Link` header with `rel="next"`: request that
     URL unchanged. A page has up to `limit` tasks, and fewer if they would exceed 256 KiB.
     """
-    limits.lists.enter(user_id)
+    rate_limits(request).lists.enter(user_id)
+    known = if_none_match(request)
     after = decode_cursor(query.cursor, user_id, query) if query.cursor is not None else None
     asked = query.text
     page = await database.run(
@@ -124,7 +123,7 @@ async def list_tasks(
     | {"parameters": [openapi.header("Idempotency-Key", pattern=KEY_PATTERN)]},
 )
 async def create_task(
-    user_id: CurrentUser, body: NewTask, key: IdempotencyKey, database: RequestDatabase
+    request: Request, user_id: CurrentUser, body: NewTask, database: RequestDatabase
 ) -> Response:
     """Create a task.
 
@@ -132,6 +131,7 @@ async def create_task(
     choose the task's `id`. Without either, sending the same body twice creates two tasks. A key is
     kept for 24 hours.
     """
+    key = idempotency_key(request)
     task, outcome = await database.write(user_id, creation.create_task, body, key)
     response = _task(task, status=200 if outcome == "existing" else 201)
     response.headers["Location"] = f"/api/tasks/{task.id}"
@@ -151,12 +151,13 @@ async def create_task(
     openapi_extra=_IF_NONE_MATCH,
 )
 async def get_task(
-    task_id: TaskId, user_id: CurrentUser, known: IfNoneMatch, database: RequestDatabase
+    task_id: TaskId, request: Request, user_id: CurrentUser, database: RequestDatabase
 ) -> Response:
     """Get one of your tasks.
 
     With the `ETag` of an earlier response in `If-None-Match`, an unchanged task is 304.
     """
+    known = if_none_match(request)
     task = await database.run(user_id, tasks.get_task, task_id)
     return unless_known(_json(task_json(task)), task_tag(task.seq, user_id), known)
 
@@ -168,12 +169,13 @@ async def get_task(
     openapi_extra=openapi.request_body(TaskReplace, JSON) | _IF_MATCH,
 )
 async def replace_task(
-    task_id: TaskId, user_id: CurrentUser, body: WholeTask, expected: IfMatch, database: RequestDatabase
+    task_id: TaskId, request: Request, user_id: CurrentUser, body: WholeTask, database: RequestDatabase
 ) -> Response:
     """Replace every writable field of a task.
 
     A field that you omit takes its default. PUT never creates a task.
     """
+    expected = if_match(request, user_id)
     return _task(await database.write(user_id, tasks.replace_task, task_id, body, expected))
 
 
@@ -184,12 +186,13 @@ async def replace_task(
     openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH) | _IF_MATCH,
 )
 async def update_task(
-    task_id: TaskId, user_id: CurrentUser, body: Patch, expected: IfMatch, database: RequestDatabase
+    task_id: TaskId, request: Request, user_id: CurrentUser, body: Patch, database: RequestDatabase
 ) -> Response:
     """Change some fields of a task (JSON Merge Patch, RFC 7396).
 
     A field that you omit keeps its value; null clears `description` and `due_at`.
     """
+    expected = if_match(request, user_id)
     return _task(await database.write(user_id, tasks.update_task, task_id, body, expected))
 
 
@@ -204,9 +207,10 @@ async def update_task(
     openapi_extra=_IF_MATCH,
 )
 async def delete_task(
-    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: RequestDatabase
+    task_id: TaskId, request: Request, user_id: CurrentUser, database: RequestDatabase
 ) -> Response:
     """Delete a task. Deleting it again returns 404."""
+    expected = if_match(request, user_id)
     await database.write(user_id, tasks.delete_task, task_id, expected)
     return Response(status_code=204)
 
@@ -221,12 +225,13 @@ async def delete_task(
     openapi_extra=_IF_MATCH,
 )
 async def restore_task(
-    task_id: TaskId, user_id: CurrentUser, expected: IfMatch, database: RequestDatabase
+    task_id: TaskId, request: Request, user_id: CurrentUser, database: RequestDatabase
 ) -> Response:
     """Bring a deleted task back.
 
     A task that is not deleted stays as it is, so a restore can be repeated.
     """
+    expected = if_match(request, user_id)
     return _task(await database.write(user_id, tasks.restore_task, task_id, expected))
 
 

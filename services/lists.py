@@ -187,7 +187,7 @@ def list_tasks(
     then also exceeds PAGE_BYTES, so the caller still has to cut the page. Reads no tasks if the feed
     is at one of the positions `known`.
     """
-    order, filters = ORDERS[sort.removeprefix("-")], where.given()
+    order, filters = ORDERS[sort.removeprefix("-")], where.given
     parts = _parts(order, filters, after)
     shape = _Shape(sort, parts, frozenset(filters), after is not None, limit > _SHORT_PAGE, bool(known))
     values = {f"filter_{name}": _TO_SQL.get(name, _as_is)(value) for name, value in filters.items()}

@@ -1,9 +1,8 @@
 """The header Idempotency-Key, under which a create can be repeated."""
 
 import re
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from problems import INVALID_IDEMPOTENCY_KEY, ProblemError
 
@@ -11,7 +10,7 @@ KEY_PATTERN = r"^[!-~]{1,255}$"
 _KEY = re.compile(KEY_PATTERN.removesuffix("$"))
 
 
-async def idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
     """The key, without the quotation marks of a structured field (RFC 9651), or None without the header.
 
     Raises a problem (400).
@@ -25,6 +24,3 @@ async def idempotency_key(request: Request) -> str | None:
         )
     [key] = values
     return key[1:-1] if len(key) > 2 and key[0] == key[-1] == '"' else key
-
-
-IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

@@ -52,5 +52,5 @@ def next_link(path: str, query: Iterable[tuple[str, str]], cursor: str) -> str:
 
 
 def _digest(position: bytes, user_id: str, query: TaskQuery) -> bytes:
-    list_of = json.dumps([user_id, query.order, query.given()], sort_keys=True, default=str)
+    list_of = json.dumps([user_id, query.order, query.given], sort_keys=True, default=str)
     return hashlib.blake2b(position + list_of.encode(), digest_size=_DIGEST_BYTES).digest()

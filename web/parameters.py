@@ -1,9 +1,9 @@
 """Path and query parameters, validated as strictly as bodies."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, TypeVar, TypeVarTuple
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
+from starlette.datastructures import QueryParams
 
 from auth.bearer import get_current_user
 from problems import CONFLICTING_PARAMETERS, INVALID_REQUEST, ProblemError, ProblemItem
@@ -24,6 +25,11 @@ from schemas import CONFLICT, TaskFilter, TaskUUID
 from web import openapi
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+KEPT_QUERIES, SHORT_QUERY = 256, 200
+"""How many parsed queries are kept, and their maximum length in bytes: about 1 MB."""
 
 CURSOR_PATTERN = r"^[A-Za-z0-9_-]{43}$"
 """Base64url (RFC 4648, section 5) without padding, of the 32 bytes of a cursor: see `pagination`."""
@@ -33,6 +39,17 @@ DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
+def _kept(function: Callable[[*Ts, bytes], T]) -> Callable[[*Ts, bytes], T]:
+    """Keep the results for short queries, which many requests have in common; an error is not kept."""
+    keep = lru_cache(KEPT_QUERIES)(function)
+
+    def call(*arguments: *tuple[*Ts, bytes]) -> T:
+        query = arguments[-1]
+        return keep(*arguments) if len(query) <= SHORT_QUERY else function(*arguments)
+
+    return call
+
+
 async def check_query_names(request: Request) -> None:
     """Reject a query parameter that the operation does not declare, or that is repeated.
 
@@ -40,8 +57,19 @@ async def check_query_names(request: Request) -> None:
     resolves dependencies, so it authenticates the caller before it rejects the query: a
     request without a valid token gets 401, whatever its query.
     """
-    declared = _declared(request.app, request.scope["route"].path_format, request.method)
-    given = [name for name, _ in request.query_params.multi_items()]
+    items = _wrong_names(
+        request.app, request.scope["route"].path_format, request.method, request.scope["query_string"]
+    )
+    if items:
+        if get_current_user not in request.app.dependency_overrides:
+            await get_current_user(request)
+        raise invalid_parameters(items)
+
+
+@_kept
+def _wrong_names(app: FastAPI, path: str, method: str, query: bytes) -> Sequence[ProblemItem]:
+    declared = _declared(app, path, method)
+    given = [name for name, _ in QueryParams(query).multi_items()]
     items = []
     if not set(given) <= set(declared):
         known = f"Known parameters: {', '.join(declared)}." if declared else "This operation takes none."
@@ -51,10 +79,7 @@ async def check_query_names(request: Request) -> None:
         for name, repeatable in declared.items()
         if given.count(name) > 1 and not repeatable
     ]
-    if items:
-        if get_current_user not in request.app.dependency_overrides:
-            await get_current_user(request)
-        raise invalid_parameters(items)
+    return items
 
 
 @lru_cache(64)
@@ -70,15 +95,18 @@ def _declared(app: FastAPI, path: str, method: str) -> Mapping[str, bool]:
 
 
 def query_parameters(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
-    """A dependency that validates the query as `model`; `openapi.parameters` declares it.
+    """A dependency that validates the query as `model`, which is frozen.
+
+    `openapi.parameters` declares it.
 
     Raises what FastAPI raises for its own query models, which cost about 70 µs per request.
     """
     declared = openapi.parameters(model)["parameters"]
     repeatable = {str(each["name"]) for each in declared if openapi.repeatable(each)}
 
-    async def read(request: Request) -> ModelT:
-        query = request.query_params
+    @_kept
+    def parse(text: bytes) -> ModelT:
+        query = QueryParams(text)
         given: dict[str, object] = dict(query)
         given |= {name: query.getlist(name) for name in repeatable & given.keys()}
         try:
@@ -89,6 +117,9 @@ def query_parameters(model: type[ModelT]) -> Callable[[Request], Awaitable[Model
                 raise _conflicting(found) from None
             located = [{**each, "loc": ("query", *each["loc"])} for each in found]
             raise RequestValidationError(located) from None
+
+    async def read(request: Request) -> ModelT:
+        return parse(request.scope["query_string"])
 
     return read
 
@@ -144,7 +175,7 @@ class TaskQuery(TaskFilter):
     def order(self) -> str:
         return self.sort or ("-updated" if self.deleted else "-created")
 
-    @property
+    @cached_property
     def text(self) -> str:
         """Equal for two queries only if they ask for the same page."""
-        return repr((self.order, self.limit, self.cursor, sorted(self.given().items())))
+        return repr((self.order, self.limit, self.cursor, sorted(self.given.items())))

@@ -8,11 +8,10 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 
-from auth.bearer import CurrentUser
 from problems import INVALID_PRECONDITION, PRECONDITION_REQUIRED, ProblemError
 from services.tasks import Expected
 
@@ -54,7 +53,7 @@ def task_tag(seq: int, user_id: str) -> str:
     return f'"{seq}-{_digest(user_id)}"'
 
 
-async def if_match(request: Request, user_id: CurrentUser) -> Expected | None:
+def if_match(request: Request, user_id: str) -> Expected | None:
     """The states of the task that a change may replace, or None for any.
 
     The comparison is strong: a weak tag matches nothing. Beside the tag of a task, its version
@@ -88,12 +87,9 @@ def known_positions(known: Tags | None, user_id: str, query: str) -> list[int]:
     return [int(name) for name in names if _POSITION.fullmatch(name)]
 
 
-async def if_none_match(request: Request) -> Tags | None:
+def if_none_match(request: Request) -> Tags | None:
+    """The tags that the client has. Raises a problem (400)."""
     return parse(request, "If-None-Match")
-
-
-IfMatch = Annotated[Expected | None, Depends(if_match)]
-IfNoneMatch = Annotated[Tags | None, Depends(if_none_match)]
 
 
 def unless_known(response: Response, tag: str, known: Tags | None) -> Response:

@@ -77,7 +77,7 @@ def test_all_tasks_of_a_filter_are_iterated(ann: Page) -> None:
 def test_a_conflict_is_an_error_of_its_own(ann: Page) -> None:
     task = ann.do("create", {"title": "Water the plants"})
     assert ann.do("conflict", task["id"], 1) == "changed"
-    assert ann.do("conflict", task["id"], 1).startswith('"2-')
+    assert re.fullmatch(r'"\d+-[\w-]{8}"', ann.do("conflict", task["id"], 1))
     refusal = ann.refused("delete", task["id"], 1)
     assert (refusal.problem["status"], refusal.problem["type"]) == (412, "/problems/precondition-failed")
     ann.do("delete", task["id"], 2)

@@ -54,23 +54,31 @@ def hoarder(service: Service, own_sql: Sql) -> Caller:
 
 
 @contextmanager
-def stalled_export(service: Service, caller: Caller, sql: Sql) -> Iterator[socket.socket]:
-    """An export whose client has stopped reading after the first bytes."""
-
-    def quiet() -> bool:
-        """Whether no message of the service has arrived for a while."""
-        return sql(
-            "SELECT clock_timestamp() - max(state_change) > interval '0.3 s' FROM pg_stat_activity"
-            " WHERE application_name = 'tasks-api'"
-        ) == [(True,)]
-
+def unread_export(service: Service, caller: Caller) -> Iterator[None]:
+    """An export of which the client reads only the first bytes."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", service.client.base_url.port or 0))
         connection.sendall(request_head("GET", EXPORT, user=caller.user_id).encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        yield
+
+
+@pytest.mark.spec("account.export.pages")
+def test_an_export_that_nobody_reads_holds_no_connection_to_the_database(
+    service: Service, hoarder: Caller, own_sql: Sql
+) -> None:
+    def quiet() -> bool:
+        """Whether no message of the service has arrived for a while."""
+        return own_sql(
+            "SELECT clock_timestamp() - max(state_change) > interval '0.3 s' FROM pg_stat_activity"
+            " WHERE application_name = 'tasks-api'"
+        ) == [(True,)]
+
+    with unread_export(service, hoarder):
         wait_until(quiet, "the export goes on although nobody reads it")
-        yield connection
+        for _ in range(5):
+            assert hoarder.get().status_code == 200
 
 
 @contextmanager
@@ -98,20 +106,11 @@ def test_an_export_of_100000_tasks_needs_the_memory_of_a_page(service: Service, 
     assert peak < 8
 
 
-@pytest.mark.spec("account.export.pages")
-def test_an_export_that_nobody_reads_holds_no_connection_to_the_database(
-    service: Service, hoarder: Caller, own_sql: Sql
-) -> None:
-    with stalled_export(service, hoarder, own_sql):
-        for _ in range(5):
-            assert hoarder.get().status_code == 200
-
-
 @pytest.mark.spec("limits.lists")
-def test_a_user_has_20_exports_in_progress(service: Service, hoarder: Caller, own_sql: Sql) -> None:
+def test_a_user_has_20_exports_in_progress(service: Service, hoarder: Caller) -> None:
     with ExitStack() as stack:
         for _ in range(20):
-            stack.enter_context(stalled_export(service, hoarder, own_sql))
+            stack.enter_context(unread_export(service, hoarder))
         assert_problem(hoarder.get(EXPORT), 429, "too-many-requests")
     wait_until(lambda: hoarder.get("/api/tasks").status_code == 200, "the exports do not end")
 
