@@ -122,6 +122,13 @@ INVALID_PRECONDITION = ProblemType(
     "If-Match and If-None-Match take `*` or a list of entity tags, each in double quotes, as in the ETag "
     "header of a response.",
 )
+SYNC_EXPIRED = ProblemType(
+    "sync-expired",
+    410,
+    "Synchronization expired",
+    "What has changed since this position can no longer be told: tasks that were deleted since may be gone "
+    "for good. Discard your copy, and request the changes from the beginning, without `since`.",
+)
 PRECONDITION_FAILED = ProblemType(
     "precondition-failed",
     412,
@@ -205,6 +212,7 @@ TYPES = {
         CONFLICTING_PARAMETERS,
         QUOTA_REACHED,
         INVALID_PRECONDITION,
+        SYNC_EXPIRED,
         PRECONDITION_FAILED,
         PRECONDITION_REQUIRED,
         METHOD_NOT_ALLOWED,

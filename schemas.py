@@ -327,5 +327,19 @@ class TaskRead:
     """The position of the last change in the feed of the user, which responses do not have."""
 
 
+POSITION_PATTERN = r"^(0|[1-9][0-9]{0,15}(-(0|[1-9][0-9]{0,15}))?)$"
+"""How far a client has followed the feed; `services.changes.Position` explains its parts."""
+
+
+class TaskChanges(BaseModel):
+    """The tasks that have changed, in the order of their last changes."""
+
+    tasks: list[TaskRead]
+    position: Annotated[
+        str, Field(pattern=POSITION_PATTERN, description="Where to continue: the next value of `since`.")
+    ]
+    more: Annotated[bool, Field(description="Whether there are further changes.")]
+
+
 task_json = TypeAdapter(TaskRead).dump_json
 """The JSON of a task, as bytes."""

@@ -1,10 +1,8 @@
 """The HTTP contract of /api/tasks. Each operation parses, makes one call, and responds."""
 
-from itertools import accumulate
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import TypeAdapter
 
 from auth.bearer import CurrentUser
 from auth.rate_limits import rate_limits
@@ -20,11 +18,10 @@ from problems import (
 )
 from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate, task_json
 from services import creation, lists, tasks
-from services.lists import PAGE_BYTES
 from web import openapi
 from web.idempotency import KEY_PATTERN, idempotency_key
 from web.json_bodies import JSON, MERGE_PATCH, json_body
-from web.pagination import decode_cursor, encode_cursor, next_link
+from web.pagination import decode_cursor, encode_cursor, fitting, next_link
 from web.parameters import TaskId, TaskQuery, query_parameters
 from web.preconditions import (
     if_match,
@@ -49,8 +46,8 @@ NewTask = Annotated[TaskCreate, Depends(json_body(TaskCreate, JSON))]
 WholeTask = Annotated[TaskReplace, Depends(json_body(TaskReplace, JSON))]
 Patch = Annotated[TaskUpdate, Depends(json_body(TaskUpdate, JSON, MERGE_PATCH))]
 
-_list_json = TypeAdapter(list[TaskRead]).dump_json
 _TASK = openapi.success("The task.", openapi.headers("ETag"))
+_CHANGED = openapi.success("The task.", openapi.headers("ETag", "Tasks-Position"))
 _NOT_MODIFIED = openapi.not_modified("The task is the one that If-None-Match names.")
 _IF_MATCH = {"parameters": [openapi.header("If-Match")]}
 _IF_NONE_MATCH = {"parameters": [openapi.header("If-None-Match")]}
@@ -98,7 +95,7 @@ async def list_tasks(
         limit=query.limit + 1,
         known=known_positions(known, user_id, asked),
     )
-    body, count = _page(page.tasks[: query.limit])
+    body, count = fitting(page.tasks[: query.limit])
     response = _json(body)
     if len(page.tasks) > count:
         cursor = encode_cursor(page.position(count), user_id, query)
@@ -113,9 +110,12 @@ async def list_tasks(
     responses={
         201: openapi.success(
             "The new task.",
-            openapi.headers("Location", "ETag") | openapi.headers("Idempotency-Replayed", required=False),
+            openapi.headers("Location", "ETag", "Tasks-Position")
+            | openapi.headers("Idempotency-Replayed", required=False),
         ),
-        200: openapi.success("You have this task already.", openapi.headers("Location", "ETag"))
+        200: openapi.success(
+            "You have this task already.", openapi.headers("Location", "ETag", "Tasks-Position")
+        )
         | {"model": TaskRead},
         **openapi.problems_of(*openapi.BODY_PROBLEMS, QUOTA_REACHED, IDEMPOTENCY_KEY_REUSED, TASK_EXISTS),
     },
@@ -165,7 +165,7 @@ async def get_task(
 @router.put(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.CHANGE_PROBLEMS)},
+    responses={200: _CHANGED, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.CHANGE_PROBLEMS)},
     openapi_extra=openapi.request_body(TaskReplace, JSON) | _IF_MATCH,
 )
 async def replace_task(
@@ -182,7 +182,7 @@ async def replace_task(
 @router.patch(
     "/{task_id}",
     response_model=TaskRead,
-    responses={200: _TASK, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.CHANGE_PROBLEMS)},
+    responses={200: _CHANGED, **openapi.problems_of(*openapi.BODY_PROBLEMS, *openapi.CHANGE_PROBLEMS)},
     openapi_extra=openapi.request_body(TaskUpdate, JSON, MERGE_PATCH) | _IF_MATCH,
 )
 async def update_task(
@@ -201,7 +201,7 @@ async def update_task(
     status_code=204,
     response_class=Response,
     responses={
-        204: openapi.no_content("The task is deleted."),
+        204: openapi.no_content("The task is deleted.", "Tasks-Position"),
         **openapi.problems_of(INVALID_PRECONDITION, *openapi.CHANGE_PROBLEMS),
     },
     openapi_extra=_IF_MATCH,
@@ -211,15 +211,15 @@ async def delete_task(
 ) -> Response:
     """Delete a task. Deleting it again returns 404."""
     expected = if_match(request, user_id)
-    await database.write(user_id, tasks.delete_task, task_id, expected)
-    return Response(status_code=204)
+    seq = await database.write(user_id, tasks.delete_task, task_id, expected)
+    return Response(status_code=204, headers={"Tasks-Position": str(seq)})
 
 
 @router.post(
     "/{task_id}/restore",
     response_model=TaskRead,
     responses={
-        200: _TASK,
+        200: _CHANGED,
         **openapi.problems_of(INVALID_PRECONDITION, *openapi.CHANGE_PROBLEMS, QUOTA_REACHED),
     },
     openapi_extra=_IF_MATCH,
@@ -238,19 +238,9 @@ async def restore_task(
 def _task(task: TaskRead, status: int = 200) -> Response:
     response = _json(task_json(task), status)
     response.headers["ETag"] = task_tag(task.seq, task.user_id)
+    response.headers["Tasks-Position"] = str(task.seq)
     return response
 
 
 def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
-
-
-def _page(found: list[TaskRead]) -> tuple[bytes, int]:
-    """The JSON of the tasks that fit on a page, at least one, and their number."""
-    body = _list_json(found)
-    if len(body) <= PAGE_BYTES:
-        return body, len(found)
-    # Each task plus its comma or the closing bracket; `<` leaves room for the opening one.
-    ends = accumulate(len(task_json(task)) + 1 for task in found)
-    count = max(1, sum(end < PAGE_BYTES for end in ends))
-    return _list_json(found[:count]), count

@@ -46,7 +46,7 @@ PAGE_BYTES = 256 * 1024
 MAXIMUM_KEY = 253_402_300_800_000_000
 """The end of the year 9999 in microseconds. The sort key of a position is lower."""
 
-_SHORT_PAGE = 51
+SHORT_PAGE = 51
 """Pages of up to this many rows are read without a size limit: at most 1.3 MB."""
 
 _STATEMENTS = 512
@@ -189,7 +189,7 @@ def list_tasks(
     """
     order, filters = ORDERS[sort.removeprefix("-")], where.given
     parts = _parts(order, filters, after)
-    shape = _Shape(sort, parts, frozenset(filters), after is not None, limit > _SHORT_PAGE, bool(known))
+    shape = _Shape(sort, parts, frozenset(filters), after is not None, limit > SHORT_PAGE, bool(known))
     values = {f"filter_{name}": _TO_SQL.get(name, _as_is)(value) for name, value in filters.items()}
     parameters = {"caller": caller, "limit": limit, "known": list(known), **_after(order, after), **values}
     rows = session.ordered_rows(_statement(shape), parameters)
@@ -292,7 +292,7 @@ def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
         statement = statement.where(here < after if shape.descending else here > after)
     keys = [column.desc() if shape.descending else column.asc() for column in part.columns]
     statement = statement.order_by(*keys).limit(limit)
-    return _without_excess(statement, part.columns, shape.descending) if shape.bounded else statement
+    return without_excess(statement, part.columns, shape.descending) if shape.bounded else statement
 
 
 def _position(part: Part) -> list[ColumnElement[Any]]:
@@ -308,8 +308,8 @@ def _position(part: Part) -> list[ColumnElement[Any]]:
     ]
 
 
-def _without_excess(
-    statement: Statement, columns: Sequence[ColumnElement[Any]], descending: bool
+def without_excess(
+    statement: Statement, columns: Sequence[ColumnElement[Any]], descending: bool = False
 ) -> Statement:
     """Drop the tasks after the one whose description pushes the running total over PAGE_BYTES.
 

@@ -171,7 +171,7 @@ def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
 
 @cache
 def _delete_statement(conditional: bool) -> Executable:
-    statement = _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.id], conditional)
+    statement = _change({"deleted_at": func.clock_timestamp()}, [TASKS.c.seq], conditional)
     return statement.execution_options(prepare="delete_task")
 
 
@@ -275,10 +275,14 @@ def update_task(
     return TaskRead(*_changed(session, statement, parameters, expected))
 
 
-def delete_task(session: UserSession, caller: str, task_id: UUID, expected: Expected | None) -> None:
-    """Mark the task as deleted and keep its row. Raises TaskNotFound and PreconditionFailed."""
+def delete_task(session: UserSession, caller: str, task_id: UUID, expected: Expected | None) -> int:
+    """Mark the task as deleted and keep its row; its position in the feed.
+
+    Raises TaskNotFound and PreconditionFailed.
+    """
     statement = _delete_statement(expected is not None)
-    _changed(session, statement, {"caller": caller, "task_id": task_id}, expected)
+    [seq] = _changed(session, statement, {"caller": caller, "task_id": task_id}, expected)
+    return int(seq)
 
 
 def restore_task(session: UserSession, caller: str, task_id: UUID, expected: Expected | None) -> TaskRead:

@@ -41,6 +41,8 @@ class Operation:
     body: Callable[[], dict[str, Any]] | None = None
     """A valid body that changes the task."""
     effect: Effect | None = None
+    tagged: bool = True
+    """Whether a success has an entity tag, or is about a task that has one."""
     takes_deleted: bool = False
     """Whether it is about deleted tasks, too."""
     query: str = ""
@@ -71,7 +73,7 @@ class Operation:
             *COMMON_STATUSES,
             *body,
             *not_found,
-            *(conditional if self.on_tasks else ()),
+            *(conditional if self.tagged else ()),
         }
 
     def url(self, task: str = ID) -> str:
@@ -94,6 +96,7 @@ OPERATIONS = (
         query="completed=false&limit=5",
         statuses=frozenset({400, 404, 409}),
     ),
+    Operation("list_changes", "GET", f"{TASKS}/changes", 200, READ, tagged=False, statuses=frozenset({410})),
     Operation("create_task", "POST", TASKS, 201, WRITE, body=full_task, statuses=frozenset({200, 409})),
     Operation("get_task", "GET", f"{TASKS}/{{task_id}}", 200, READ),
     Operation(
@@ -131,8 +134,8 @@ OPERATIONS = (
         takes_deleted=True,
         statuses=frozenset({409}),
     ),
-    Operation("export_account", "GET", f"{ACCOUNT}/export", 200, "account:export"),
-    Operation("erase_account", "DELETE", ACCOUNT, 204, "account:delete"),
+    Operation("export_account", "GET", f"{ACCOUNT}/export", 200, "account:export", tagged=False),
+    Operation("erase_account", "DELETE", ACCOUNT, 204, "account:delete", tagged=False),
 )
 
 ON_TASKS = tuple(each for each in OPERATIONS if each.on_tasks)

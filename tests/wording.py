@@ -20,6 +20,7 @@ TITLES: Mapping[str, str] = {
     "idempotency-key-reused": "Idempotency key reused",
     "invalid-idempotency-key": "Invalid idempotency key",
     "invalid-precondition": "Invalid precondition",
+    "sync-expired": "Synchronization expired",
     "precondition-failed": "Precondition failed",
     "precondition-required": "Precondition required",
     "method-not-allowed": "Method not allowed",
@@ -74,6 +75,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "invalid-precondition": tuple(
         f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
     ),
+    "sync-expired": ("The changes since this position are not known any more. Begin without since.",),
     "precondition-failed": ("If-Match does not name the current version of the task.",),
     "precondition-required": ("Send If-Match with the entity tag of the task.",),
     "method-not-allowed": ("See the Allow header.",),
@@ -121,6 +123,7 @@ ITEMS = (
     "Input should be a valid list.",
     "Input should be a valid string.",
     "Input should be a whole number.",
+    "Input should be a position of an earlier response.",
     (
         "Input should be an RFC 3339 date-time with an offset, in the years 1970–9999, "
         "with up to 9 fractional digits and without a leap second."
@@ -141,6 +144,7 @@ ITEMS = (
     "The parameter is given more than once.",
     "Unknown field. Known fields: title, description, completed, priority, due_at, tags.",
     "Unknown field. Known fields: title, description, completed, priority, due_at, tags, id.",
+    "Unknown query parameter. Known parameters: since, limit.",
     (
         "Unknown query parameter. Known parameters: completed, priority, tag, any_tag, due, due_from,"
         " due_before, created_from, created_before, updated_from, updated_before, q, deleted, sort,"

@@ -23,6 +23,7 @@ EXPOSED_HEADERS = (
     "RateLimit-Policy",
     "Retry-After",
     "Server-Timing",
+    "Tasks-Position",
     "WWW-Authenticate",
     "X-Request-ID",
 )

@@ -22,6 +22,7 @@ from database.session import READ_ONLY, sqlstate
 from db import NOT_MIGRATED, DatabaseTimeout, NotReady, PoolExhausted
 from observability import logs, request_context
 from problems import ProblemError, ProblemItem
+from services.changes import SyncExpired
 from services.creation import KeyReused, TaskExists
 from services.tasks import PreconditionFailed, QuotaReached, TaskNotFound
 from web.parameters import invalid_parameters
@@ -108,17 +109,18 @@ def _http(request: Request, error: HTTPException) -> ProblemError | Response:
 def _methods(request: Request) -> set[str]:
     """The methods of the path in the OpenAPI document; the router knows those of one route."""
     app: FastAPI = request.app
-    return _with_head(
-        method.upper()
-        for path, item in app.openapi()["paths"].items()
-        if _pattern(path).fullmatch(request.url.path)
-        for method in item
-    )
+    paths, requested = app.openapi()["paths"], request.url.path
+    matching = [requested] if requested in paths else filter(_matches(requested), paths)
+    return _with_head(method.upper() for path in matching for method in paths[path])
 
 
 def _with_head(methods: Iterable[str]) -> set[str]:
     found = set(filter(None, methods))
     return found | {"HEAD"} if "GET" in found else found
+
+
+def _matches(requested: str) -> Callable[[str], object]:
+    return lambda path: _pattern(path).fullmatch(requested)
 
 
 @cache
@@ -169,6 +171,9 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
     TaskExists: _task_exists,
     KeyReused: lambda *_: ProblemError(
         problems.IDEMPOTENCY_KEY_REUSED, "An earlier request with this key had another body."
+    ),
+    SyncExpired: lambda *_: ProblemError(
+        problems.SYNC_EXPIRED, "The changes since this position are not known any more. Begin without since."
     ),
     QuotaReached: lambda *_: ProblemError(
         problems.QUOTA_REACHED, "You have reached the maximum number of tasks. Delete some of them first."

@@ -88,6 +88,7 @@ _HEADERS: dict[str, str] = {
     "If-Match": "Entity tags: the task is changed only if one of them is its own. `*` is any.",
     "If-None-Match": "Entity tags of responses that you have: 304 if one of them is still current.",
     "Server-Timing": "Milliseconds spent on the statement and waiting for a connection.",
+    "Tasks-Position": "How far a client must have followed the changes to have seen this one.",
     "Link": 'The next page, when there is one: `<…>; rel="next"`.',
 }
 _HEADERS_OF_STATUS: dict[int, tuple[str, ...]] = {
@@ -163,9 +164,9 @@ def success(description: str, extra: Json | None = None) -> Json:
     }
 
 
-def no_content(description: str) -> Json:
-    """The declaration of a 204."""
-    return {"description": description, "headers": headers("X-Request-ID")}
+def no_content(description: str, *names: str) -> Json:
+    """The declaration of a 204, with these headers."""
+    return {"description": description, "headers": headers("X-Request-ID", *names)}
 
 
 def lines(description: str) -> Json:

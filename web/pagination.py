@@ -12,17 +12,22 @@ import json
 import re
 import struct
 from collections.abc import Iterable
+from itertools import accumulate
 from urllib.parse import urlencode
 from uuid import UUID
 
+from pydantic import TypeAdapter
+
 from problems import INVALID_CURSOR, UNKNOWN_CURSOR, ProblemError
-from services.lists import MAXIMUM_KEY, Position
+from schemas import TaskRead, task_json
+from services.lists import MAXIMUM_KEY, PAGE_BYTES, Position
 from web.parameters import CURSOR_PATTERN, TaskQuery
 
 _CURSOR = re.compile(CURSOR_PATTERN.removesuffix("$"))
 _DIGEST_BYTES = 8
 _POSITION = struct.Struct(">q16s")
 _NO_KEY = -1
+_list_json = TypeAdapter(list[TaskRead]).dump_json
 
 
 def encode_cursor(last: Position, user_id: str, query: TaskQuery) -> str:
@@ -54,3 +59,14 @@ def next_link(path: str, query: Iterable[tuple[str, str]], cursor: str) -> str:
 def _digest(position: bytes, user_id: str, query: TaskQuery) -> bytes:
     list_of = json.dumps([user_id, query.order, query.given], sort_keys=True, default=str)
     return hashlib.blake2b(position + list_of.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def fitting(found: list[TaskRead]) -> tuple[bytes, int]:
+    """The JSON of the tasks that fit on a page, at least one if there is any, and their number."""
+    body = _list_json(found)
+    if len(body) <= PAGE_BYTES:
+        return body, len(found)
+    # Each task plus its comma or the closing bracket; `<` leaves room for the opening one.
+    ends = accumulate(len(task_json(task)) + 1 for task in found)
+    count = max(1, sum(end < PAGE_BYTES for end in ends))
+    return _list_json(found[:count]), count

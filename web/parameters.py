@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -21,7 +22,7 @@ from starlette.datastructures import QueryParams
 
 from auth.bearer import get_current_user
 from problems import CONFLICTING_PARAMETERS, INVALID_REQUEST, ProblemError, ProblemItem
-from schemas import CONFLICT, TaskFilter, TaskUUID
+from schemas import CONFLICT, POSITION_PATTERN, TaskFilter, TaskUUID
 from web import openapi
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -36,6 +37,7 @@ CURSOR_PATTERN = r"^[A-Za-z0-9_-]{43}$"
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
+_POSITION = re.compile(POSITION_PATTERN.removesuffix("$"))
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -141,7 +143,31 @@ def _whole_number(value: object) -> object:
     return int(value)
 
 
+def _position(value: str) -> str:
+    if not _POSITION.fullmatch(value):
+        raise PydanticCustomError("position", "Input should be a position of an earlier response")
+    return value
+
+
 TaskId = Annotated[TaskUUID, Path(description="The task's ID.")]
+
+
+class ChangesQuery(BaseModel):
+    """The query parameters of the changes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: Annotated[
+        Annotated[
+            str, AfterValidator(_position), WithJsonSchema({"type": "string", "pattern": POSITION_PATTERN})
+        ],
+        Field(description="A `position` of an earlier response; 0 is the beginning."),
+    ] = "0"
+    limit: Annotated[
+        int,
+        Field(ge=1, le=MAXIMUM_LIMIT, description="Maximum number of tasks in the response."),
+        BeforeValidator(_whole_number),
+    ] = MAXIMUM_LIMIT
 
 
 def _possible(sort: str | None, info: ValidationInfo) -> str | None:

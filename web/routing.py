@@ -37,6 +37,13 @@ class UserDataRoute(APIRoute):
         return check_and_handle
 
 
+class OtherMethods(UserDataRoute):
+    """For the methods that a path does not have, if another route would take its last part as an ID."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return APIRoute.get_route_handler(self)
+
+
 def cache_headers(scope: Scope) -> Headers:
     """The cache headers of the matched route; `no-store` if there are none."""
     return getattr(scope.get("route"), "cache_headers", NO_STORE)

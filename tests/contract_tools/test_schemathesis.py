@@ -15,9 +15,9 @@ from tests.support import SECRET
 from tools.tokens import mint
 
 SECONDS = 60
-EXPECTS_412 = """
+EXPECTS_410_AND_412 = """
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429", "5xx"]
+expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "410", "412", "429", "5xx"]
 """
 PHASES = ["Examples", "Coverage", "Fuzzing", "Stateful"]
 
@@ -25,7 +25,7 @@ PHASES = ["Examples", "Coverage", "Fuzzing", "Stateful"]
 @pytest.mark.spec("contract.fuzz")
 def test_schemathesis_finds_nothing(api: Service, tmp_path: Path) -> None:
     token = mint(SECRET, f"stranger-{uuid.uuid4()}")
-    (tmp_path / "schemathesis.toml").write_text(EXPECTS_412)
+    (tmp_path / "schemathesis.toml").write_text(EXPECTS_410_AND_412)
     ended = subprocess.run(
         [
             Path(sys.executable).with_name("schemathesis"),

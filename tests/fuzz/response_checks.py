@@ -47,11 +47,12 @@ _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
     "access-control-allow-credentials": re.compile("true"),
     "access-control-expose-headers": re.compile(
         "Allow, ETag, Idempotency-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
-        "Server-Timing, "
+        "Server-Timing, Tasks-Position, "
         "WWW-Authenticate, X-Request-ID"
     ),
 }
 _ACCOUNT_PATH = re.compile(r"/api/account(/export)?(\?.*)?")
+_CHANGES_PATH = re.compile(r"/api/tasks/changes(\?.*)?")
 _TASK_PATH = re.compile(r"/api/tasks(/[^/?]+(/restore)?)?(\?.*)?")
 _PREFLIGHT_HEADERS = {f"access-control-{name}" for name in ("allow-methods", "allow-headers", "max-age")}
 _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
@@ -89,6 +90,7 @@ _PROBLEMS: Mapping[str, int] = {
     "quota-reached": 409,
     "task-exists": 409,
     "idempotency-key-reused": 409,
+    "sync-expired": 410,
     "invalid-idempotency-key": 400,
     "invalid-precondition": 400,
     "precondition-failed": 412,
@@ -160,9 +162,16 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
 def _headers_of(response: Response) -> Mapping[str, re.Pattern[str]]:
     """The headers that depend on the path."""
     path = response.request.path_url
+    if _CHANGES_PATH.fullmatch(path):
+        return _TASK_RESPONSES
     if _TASK_PATH.fullmatch(path):
         tagged = response.status_code in {200, 201, 304}
-        return {**_TASK_RESPONSES, **({"etag": _ETAG} if tagged else {})}
+        changes = response.status_code < 300 and response.request.method not in {"GET", "HEAD"}
+        return {
+            **_TASK_RESPONSES,
+            **({"etag": _ETAG} if tagged else {}),
+            **({"tasks-position": _NUMBER} if changes else {}),
+        }
     if _ACCOUNT_PATH.fullmatch(path):
         return {**_TASK_RESPONSES, **(_EXPORT if response.status_code == 200 else {})}
     if response.status_code == 200 and _ASSET_PATH.fullmatch(path):

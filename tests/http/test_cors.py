@@ -22,6 +22,7 @@ EXPOSED = {
     "RateLimit-Policy",
     "Retry-After",
     "Server-Timing",
+    "Tasks-Position",
     "WWW-Authenticate",
     "X-Request-ID",
 }

@@ -18,7 +18,7 @@ from services.tasks import QuotaReached, create_task
 from tests.conftest import Route, Serve
 from tests.environment import Sql, libpq_url
 from tests.operations import Operation, each
-from tests.support import TASKS, Caller, assert_problem, client_as, error_locations, wait_until
+from tests.support import ACCOUNT, TASKS, Caller, assert_problem, client_as, error_locations, wait_until
 
 
 def next_page(caller: Caller, path: str) -> str | None:
@@ -143,6 +143,8 @@ def test_lists_in_progress_are_limited_for_each_user(serve: Serve, migrated: URL
         assert refused.headers["ratelimit-policy"] == '"concurrent-lists";q=20;qu="concurrent-requests"'
         assert refused.headers["ratelimit"] == '"concurrent-lists";r=0;t=1'
         assert refused.headers["retry-after"] == "1"
+        for path in (f"{TASKS}/changes", f"{ACCOUNT}/export"):
+            assert_problem(owner.get(path), 429, "too-many-requests")
         another = threads.submit(stranger.get)
         release()
         assert [each.result().status_code for each in running] == [200] * 20

@@ -15,6 +15,7 @@ from tests.fuzz.prober import PROBES, SEED, Prober, Stop
 from tests.fuzz.probes import (
     account,
     bodies,
+    changes,
     database,
     headers,
     isolation,
@@ -40,6 +41,7 @@ MODULES = (
     retries,
     trash,
     account,
+    changes,
     bodies,
     headers,
     database,

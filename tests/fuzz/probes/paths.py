@@ -101,7 +101,15 @@ def a_path_that_does_not_exist(prober: Prober) -> None:
 @probe("http.head", at_least=2 * (len(PUBLIC) + 5))
 def the_head_of_every_get(prober: Prober) -> None:
     task = prober.context.any_task()
-    for path in (*PUBLIC, TASKS, f"{TASKS}?limit=2", f"{TASKS}/{task}", f"{TASKS}/{ID}", f"{ACCOUNT}/export"):
+    for path in (
+        *PUBLIC,
+        TASKS,
+        f"{TASKS}?limit=2",
+        f"{TASKS}/changes",
+        f"{TASKS}/{task}",
+        f"{TASKS}/{ID}",
+        f"{ACCOUNT}/export",
+    ):
         answer, head = (
             prober.accept(404 if path.endswith(ID) else 200, method, path, token=prober.context.owner)
             for method in ("GET", "HEAD")

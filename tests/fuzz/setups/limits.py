@@ -13,7 +13,7 @@ from tests.fuzz.lab import Lab, refuse_each_operation, set_up
 from tests.fuzz.prober import Prober, valid
 from tests.fuzz.setups.database import LONG_TIMEOUTS, behind_proxy
 from tests.operations import OPERATIONS
-from tests.support import TASKS, wait_until
+from tests.support import ACCOUNT, TASKS, wait_until
 
 QUANTITY, FAILURES = len(OPERATIONS) + 3, 3
 LIMITS = {
@@ -191,8 +191,8 @@ def a_user_with_many_lists_in_progress(lab: Lab) -> None:
         running = [threads.submit(prober.client.get, TASKS, headers=headers) for _ in range(LISTS)]
         try:
             wait_until(lambda: proxy.connections_opened == LISTS, "the lists do not begin")
-            for _ in range(2):
-                limited = prober.refuse(429, "too-many-requests", "GET", TASKS, token=user)
+            for path in (TASKS, f"{TASKS}/changes", f"{ACCOUNT}/export"):
+                limited = prober.refuse(429, "too-many-requests", "GET", path, token=user)
                 found = limited.headers.get("RateLimit-Policy")
                 prober.expect(found == policy, f"the policy is {found!r}", limited)
         finally:
