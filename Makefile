@@ -48,7 +48,7 @@ mutants: $(INSTALLED) ## mutate the code and report which mutants fuzz and tests
 chaos: $(INSTALLED) ## inject faults under load and verify that acknowledged writes are stored (ONLY=…, SEED=…)
 	@$(BIN)/python -m tests.chaos
 
-bench: $(INSTALLED) ## run all benchmarks and write bench/RESULTS.md (about 35 minutes)
+bench: $(INSTALLED) ## run all benchmarks and write bench/RESULTS.md (about an hour)
 	@$(BIN)/python -m bench
 
 bench-quick: $(INSTALLED) ## run the throughput benchmark only (under 2 minutes)

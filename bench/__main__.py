@@ -2,7 +2,7 @@
 
     python -m bench                  run all sections and write bench/RESULTS.md
     python -m bench quick            throughput only, shortened to less than two minutes
-    python -m bench SECTION …        selected sections: throughput, resources, latency, growth
+    python -m bench SECTION …        selected sections: throughput, resources, latency, growth, buffers
 
 Starts everything it needs except wrk and PgBouncer (apt install wrk pgbouncer).
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench import growth, latency, machine, resources, throughput
+from bench import buffers, growth, latency, machine, resources, throughput
 from bench.client import UnexpectedResponse
 from bench.report import Figure, summary
 from tools import postgres, serve
@@ -29,6 +29,7 @@ SECTIONS: dict[str, Section] = {
     "resources": resources.section,
     "latency": latency.section,
     "growth": growth.section,
+    "buffers": buffers.section,
 }
 CHOICES: dict[str, Section] = {"quick": partial(throughput.section, plan=throughput.QUICK), **SECTIONS}
 

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -23,7 +24,9 @@ CHANGE = {"title": "Feed the cat"}
 REUSE_SECONDS = 5
 """An idle connection is reused within this time, which is shorter than the server's keep-alive timeout."""
 
+_LIMIT = re.compile(r"\blimit=\d+")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_ETAG = re.compile(rb"\r\netag: *([^\r]+)", re.IGNORECASE)
 _NEXT = re.compile(rb'\r\nlink: *<([^>]+)>; rel="next"', re.IGNORECASE)
 
 
@@ -37,6 +40,7 @@ class Response:
     body: bytes
     next_path: str | None
     """Target of `rel="next"` in the Link header."""
+    etag: str | None
     milliseconds: float
     """From sending the first byte of the request to receiving the last byte of the response."""
 
@@ -53,25 +57,32 @@ class Client:
         self._socket: socket.socket | None = None
         self._used_at = 0.0
 
-    def request(self, method: str, path: str = TASKS, body: object = None) -> Response:
+    def request(
+        self, method: str, path: str = TASKS, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """Raises UnexpectedResponse for a status of 400 or above."""
         text = "" if body is None else json.dumps(body)
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{self._authorization}"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         response = self._exchange(f"{head}\r\n{text}".encode())
         if response.status >= 400:
             raise UnexpectedResponse(f"{method} {path}: status {response.status}: {response.body.decode()}")
         return response
 
-    def page(self, number: int, limit: int) -> str:
-        """The path of page `number` (the first is 1), found by following the Link headers."""
-        path = f"{TASKS}?limit={limit}"
-        for _ in range(number - 1):
-            next_path = self.request("GET", path).next_path
+    def page(self, query: str, behind: int, limit: int) -> str:
+        """The path of a page with `limit` tasks behind the first `behind` tasks of the list.
+
+        Found by following the Link headers, in as large steps as possible.
+        """
+        path = f"{TASKS}?{query}&limit={limit}"
+        while behind > 0:
+            step = min(behind, 200)
+            next_path = self.request("GET", _LIMIT.sub(f"limit={step}", path)).next_path
             if next_path is None:
-                raise UnexpectedResponse(f"The list has no page {number} of {limit} tasks")
-            path = next_path
+                raise UnexpectedResponse(f"The list {query} ends before the page that is to be measured")
+            path, behind = _LIMIT.sub(f"limit={limit}", next_path), behind - step
         return path
 
     def _exchange(self, request: bytes) -> Response:
@@ -81,8 +92,14 @@ class Client:
         head, body = _receive(connection)
         milliseconds = (time.perf_counter() - began) * 1000
         self._used_at = time.monotonic()
-        link = _NEXT.search(head)
-        return Response(int(head[9:12]), body, link and link[1].decode(), milliseconds)
+        link, etag = _NEXT.search(head), _ETAG.search(head)
+        return Response(
+            status=int(head[9:12]),
+            body=body,
+            next_path=link and link[1].decode(),
+            etag=etag and etag[1].decode(),
+            milliseconds=milliseconds,
+        )
 
     def _connection(self) -> socket.socket:
         if self._socket is not None:

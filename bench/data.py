@@ -3,9 +3,12 @@
 import io
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg2
 from sqlalchemy import URL
@@ -17,26 +20,55 @@ COMPLETED_SHARE = 0.3
 LOAD_TASKS = 100_000
 """Number of tasks that the load test reads and updates; the remaining tasks may be deleted."""
 
-Owner = Callable[[int], tuple[str, float]]
-"""Maps a task number to its user ID and the fraction of that user's tasks that are completed."""
+DUE_WEEK = "due_from=2030-02-04T00:00:00Z&due_before=2030-02-11T00:00:00Z"
+"""Parameters of the list: one of the weeks in which tasks are due."""
+
+_FIRST_DUE = datetime(2030, 1, 1, tzinfo=UTC)
+_DUE_HOURS = 10_007
+"""The range of the due dates: about 60 weeks. A prime, so that any multiplier visits every hour."""
+
+
+class Owner(NamedTuple):
+    """A user, and how that user's tasks are."""
+
+    user: str
+    completed: float = COMPLETED_SHARE
+    """The fraction of the tasks that are completed."""
+    deleted: bool = False
+    undated: int | None = None
+    """The oldest tasks, this many, have no due date; with None, every fourth task."""
+
+
+OwnerOf = Callable[[int], Owner]
+"""Maps a task number to its owner."""
 
 
 def user_id(number: int) -> str:
     return f"user-{number:06}"
 
 
-def round_robin(users: int) -> Owner:
+def round_robin(users: int) -> OwnerOf:
     """Assigns tasks to the users in turn."""
-    return lambda number: (user_id(number % users), COMPLETED_SHARE)
+    return lambda number: Owner(user_id(number % users))
 
 
-def load_tasks(url: URL, tasks: int, owner: Owner, seed: int = 1) -> None:
-    """Load tasks with COPY, in order of creation."""
+def load_tasks(url: URL, tasks: int, owner_of: OwnerOf, seed: int = 1) -> None:
+    """Load tasks with COPY, in order of creation.
+
+    With their positions: the trigger that takes them would update the feed of a user once per task,
+    and a transaction cannot remove the row versions that it has replaced itself.
+    """
     with psycopg2.connect(url_string(url)) as connection:
-        connection.cursor().copy_expert(
-            "COPY tasks (user_id, id, title, description, completed, completed_at, priority, tags)"
-            " FROM STDIN",
-            _RowStream(_rows(tasks, owner, random.Random(seed))),
+        cursor = connection.cursor()
+        cursor.copy_expert(
+            "COPY tasks (user_id, id, title, description, completed, completed_at, priority, due_at, tags,"
+            " created_at, updated_at, deleted_at, seq, search_title, search_description) FROM STDIN",
+            _RowStream(_rows(tasks, owner_of, random.Random(seed))),
+        )
+        cursor.execute(
+            "INSERT INTO feeds (user_id, seq, live_tasks)"
+            " SELECT user_id, max(seq), count(*) FILTER (WHERE deleted_at IS NULL)"
+            " FROM tasks GROUP BY user_id"
         )
     connection.close()
     vacuum(url)
@@ -56,25 +88,36 @@ class _RowStream(io.RawIOBase):
         return "".join(islice(self._rows, 500)).encode()
 
 
-def _rows(tasks: int, owner: Owner, rng: random.Random) -> Iterator[str]:
+def _rows(tasks: int, owner_of: OwnerOf, rng: random.Random) -> Iterator[str]:
+    """A user's tasks have the same values at every table size, because these follow from `seq` alone."""
     began = int(time.time() * 1000) - tasks
+    last_seq: Counter[str] = Counter()
     for number in range(tasks):
-        user, share = owner(number)
-        completed = "t\t2026-01-01T00:00:00Z" if rng.random() < share else "f\t\\N"
+        owner = owner_of(number)
+        last_seq[owner.user] += 1
+        seq = last_seq[owner.user]
         # UUIDv7 (RFC 9562, section 5.7): timestamp, version 7, variant 2 and random bits.
         value = (began + number) << 80 | 7 << 76 | 2 << 62 | rng.getrandbits(76) & _RANDOM_BITS
+        created = datetime.fromtimestamp((began + number) / 1000, UTC).isoformat()
+        completed = f"t\t{created}" if seq * 37 % 100 < owner.completed * 100 else f"f\t{_NULL}"
+        dated = seq % 4 if owner.undated is None else seq > owner.undated
+        due = (_FIRST_DUE + timedelta(hours=seq * 7_919 % _DUE_HOURS)).isoformat() if dated else _NULL
         yield (
-            f"{user}\t{value:032x}\tWater the plants\tThe ones on the balcony too."
-            f"\t{completed}\thigh\t{{home,garden}}\n"
+            f"{owner.user}\t{value:032x}\tWater the plants\tThe ones on the balcony too."
+            f"\t{completed}\t{_PRIORITIES[seq % 3]}\t{due}\t{{home,garden}}"
+            f"\t{created}\t{created}\t{created if owner.deleted else _NULL}\t{seq}"
+            "\twater the plants\tthe ones on the balcony too.\n"
         )
 
 
+_NULL = "\\N"
+_PRIORITIES = ("low", "medium", "high")
 _RANDOM_BITS = (0xFFF << 64) | (1 << 62) - 1
 
 
 def vacuum(url: URL) -> None:
     """Update statistics and the visibility map, as autovacuum does in a database in use."""
-    execute(url, "VACUUM (ANALYZE) tasks")
+    execute(url, "VACUUM (ANALYZE) tasks, feeds")
 
 
 def execute(url: URL, statement: str, *parameters: object) -> list[tuple[str, ...]]:
@@ -111,6 +154,23 @@ def write_load_files(url: URL, folder: Path, users: int, secret: str) -> list[st
     lines = [f"{user} {task}\n" for user, task in rows]
     (folder / "tasks").write_text("".join(lines[:LOAD_TASKS]))
     return lines[LOAD_TASKS:]
+
+
+def write_versions(url: URL, folder: Path, tasks: int) -> None:
+    """Write a file with some tasks and their current versions, for conditional changes."""
+    rows = execute(
+        url,
+        "SELECT substr(user_id, 6)::int + 1, id, version FROM tasks WHERE deleted_at IS NULL"
+        " ORDER BY random() LIMIT %s",
+        tasks,
+    )
+    (folder / "versions").write_text("".join(f"{user} {task} {version}\n" for user, task, version in rows))
+
+
+def delete(url: URL, lines: Sequence[str]) -> None:
+    """Mark the tasks in these lines of a file as deleted."""
+    ids = [line.split()[1] for line in lines]
+    execute(url, "UPDATE tasks SET deleted_at = now() WHERE id = ANY(%s::uuid[])", ids)
 
 
 def restore_deleted(url: URL) -> None:

@@ -24,6 +24,7 @@ SETTINGS = {
 
 _ENTRY = re.compile(r"LOG:  duration: .* plan:\n((?:\t.*\n)+)")
 _NODE = re.compile(r"^\s*(?:->  )?(\S.*?)  \(cost=", re.MULTILINE)
+_INDEX = re.compile(r"Index (?:Only )?Scan.* using (\S+) on tasks ")
 _BUFFERS = re.compile(r"Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?")
 
 
@@ -41,6 +42,10 @@ class Plan:
         """Pages (8 KiB) that were hit or read. The top node's count includes its children's."""
         found = _BUFFERS.search(self.text)
         return sum(int(count) for count in found.groups(default="0")) if found else 0
+
+    def indexes(self) -> list[str]:
+        """The indexes by which it finds tasks, each once."""
+        return list(dict.fromkeys(_INDEX.findall(self.text)))
 
     def has(self, node: str) -> bool:
         return any(each.startswith(node) for each in self.nodes())

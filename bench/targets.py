@@ -65,6 +65,7 @@ def running(
         "WEB_CONCURRENCY": str(workers),
         "RATE_LIMIT_REQUESTS": NO_LIMIT,
         "RATE_LIMIT_AUTH_FAILURES": NO_LIMIT,
+        "MAX_TASKS_PER_USER": "100000",
     }
     if pool is not None:
         environment["DB_POOL_SIZE"] = str(pool)

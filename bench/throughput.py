@@ -21,7 +21,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from bench import data
-from bench.client import UnexpectedResponse
+from bench.client import TASKS, Client, UnexpectedResponse
 from bench.processes import cpu_seconds, memory_megabytes
 from bench.report import Figure, at_least, at_most, exactly, table
 from bench.targets import APPS, Target, check_agreement, running
@@ -33,6 +33,21 @@ CONNECTIONS = 32
 
 HIGH_CONNECTIONS = 256
 REJECTED = ("401 no token", "401 malformed", "401 expired")
+UNCHANGED = "list 20, unchanged"
+PLAIN = {
+    "list 20, by due date": "list 20",
+    "list 20, filtered": "list 20",
+    UNCHANGED: "list 20",
+    "create, with a key": "create",
+    "create, with an ID": "create",
+    "patch, If-Match": "patch",
+    "restore": "delete",
+}
+"""Workloads that only the service supports, each with the one before it to which it is compared."""
+
+FILTERED = f"sort=due&completed=false&priority=high&{data.DUE_WEEK}"
+"""The filtered list: what is due in one week, important and not done."""
+
 RATIOS = [
     ("get one", "tutorial", 5),
     ("get one", "raw-asgi", 0.70),
@@ -49,7 +64,7 @@ RATIOS = [
 TASKS_PER_RUN = 5_000
 """Offset in the task file between two runs, so that they do not start with the same tasks."""
 
-DELETIONS_PER_SECOND = 15_000
+CHANGES_PER_SECOND = 15_000
 """More than any target reaches. If the tasks to delete ran out, 404 responses would count as errors."""
 
 
@@ -74,7 +89,7 @@ QUICK = Plan(
     2,
     2,
     1,
-    ("get one", "list 20", "create", "patch", "401 malformed"),
+    ("get one", "list 20", "list 20, filtered", "create", "create, with a key", "patch", "401 malformed"),
     (CONNECTIONS,),
 )
 WHOLE = Plan(
@@ -84,7 +99,11 @@ WHOLE = Plan(
     5,
     1,
     5,
-    ("get one", "list 20", "list 200", "create", "patch", "delete", *REJECTED, "mix"),
+    (
+        *("get one", "list 20", "list 20, by due date", "list 20, filtered", UNCHANGED, "list 200"),
+        *("create", "create, with a key", "create, with an ID", "patch", "patch, If-Match"),
+        *("delete", "restore", *REJECTED, "mix"),
+    ),
     (1, CONNECTIONS, HIGH_CONNECTIONS),
 )
 
@@ -117,17 +136,19 @@ class Load:
         self._wrk = wrk
         self._folder = folder
         self._database = database
+        self._users = users
+        self._secret = secret
         self._deletable = data.write_load_files(database, folder, users, secret)
         self._deleted = 0
         self._postmaster = _postmaster(database)
         self._offset = 0
 
     def run(self, target: Target, workload: str, connections: int, seconds: int) -> Sample:
-        if workload == "delete":
-            self._write_deletable(seconds * DELETIONS_PER_SECOND)
+        self._prepare(target, workload, seconds * CHANGES_PER_SECOND)
         self._offset += TASKS_PER_RUN
         options = [f"-c{connections}", f"-t{min(connections, 2)}", f"-d{seconds}s", "--timeout=30s"]
-        script = ["-s", "bench/load.lua", target.url, "--", workload, str(self._folder), str(self._offset)]
+        arguments = [workload, str(self._folder), str(self._offset), FILTERED]
+        script = ["-s", "bench/load.lua", target.url, "--", *arguments]
         before = cpu_seconds(target.process.pid), cpu_seconds(self._postmaster)
         done = subprocess.run([self._wrk, *options, *script], capture_output=True, text=True, check=True)
         after = cpu_seconds(target.process.pid), cpu_seconds(self._postmaster)
@@ -136,8 +157,7 @@ class Load:
         requests = counts["requests"]
         if requests == 0:
             raise UnexpectedResponse(f"{target.name}: no responses: {workload}, {connections} connections")
-        wrong_status = requests - counts["rejected"] if workload in REJECTED else counts["statuses"]
-        errors = wrong_status + counts["broken"]
+        errors = counts["wrong_status"] + counts["broken"]
         if errors:
             print(
                 f"throughput: {target.name}, {workload}, {connections} connections: {counts}", file=sys.stderr
@@ -152,14 +172,32 @@ class Load:
             database_cpu=(after[1] - before[1]) / requests * 1e6,
         )
 
-    def _write_deletable(self, count: int) -> None:
-        """Write the next `count` tasks to delete; restores all deleted tasks when there are too few."""
+    def _prepare(self, target: Target, workload: str, count: int) -> None:
+        """Write what the workload needs: the tags of all lists, or `count` tasks to change."""
+        if workload == "delete":
+            (self._folder / "deletable").write_text("".join(self._next_deletable(count)))
+        elif workload == "restore":
+            lines = self._next_deletable(count)
+            data.delete(self._database, lines)
+            (self._folder / "deleted").write_text("".join(lines))
+        elif workload == "patch, If-Match":
+            data.write_versions(self._database, self._folder, count)
+        elif workload == UNCHANGED:
+            self._write_tags(target)
+
+    def _next_deletable(self, count: int) -> list[str]:
+        """The next `count` tasks to delete; restores all deleted tasks when there are too few."""
         if self._deleted + count > len(self._deletable):
             data.restore_deleted(self._database)
             self._deleted = 0
-        lines = self._deletable[self._deleted : self._deleted + count]
-        (self._folder / "deletable").write_text("".join(lines))
         self._deleted += count
+        return self._deletable[self._deleted - count : self._deleted]
+
+    def _write_tags(self, target: Target) -> None:
+        names = (data.user_id(number) for number in range(self._users))
+        clients = (Client(target.url, data.long_lived_token(self._secret, name)) for name in names)
+        tags = (client.request("GET", f"{TASKS}?limit=20").etag for client in clients)
+        (self._folder / "tags").write_text("".join(f"{tag}\n" for tag in tags))
 
 
 def _wait_until_idle(target: Target) -> None:
@@ -199,19 +237,22 @@ def _measure(plan: Plan, targets: Sequence[Target], load: Load) -> Samples:
     for round_ in range(plan.rounds):
         for workload in plan.workloads:
             for connections in plan.connections:
-                for target in _measurable(targets, connections):
+                for target in _measurable(targets, workload, connections):
                     sample = load.run(target, workload, connections, plan.seconds)
                     samples[target.name, workload, connections].append(sample)
             print(f"throughput, round {round_ + 1} of {plan.rounds}: {workload}", file=sys.stderr, flush=True)
     return samples
 
 
-def _measurable(targets: Sequence[Target], connections: int) -> list[Target]:
-    """All targets, except the tutorial app at HIGH_CONNECTIONS: it deadlocks for its 30 s pool timeout.
+def _measurable(targets: Sequence[Target], workload: str, connections: int) -> list[Target]:
+    """The targets that support the workload and this number of connections.
 
-    Requests that hold a database connection wait for one of the 40 worker threads to
-    return it, while all threads wait for a database connection.
+    The tutorial app deadlocks at HIGH_CONNECTIONS for its 30 s pool timeout: requests that hold a
+    database connection wait for one of the 40 worker threads to return it, while all threads wait
+    for a database connection.
     """
+    if workload in PLAIN:
+        return [each for each in targets if each.name == "service"]
     return [each for each in targets if connections < HIGH_CONNECTIONS or each.name != "tutorial"]
 
 
@@ -239,7 +280,7 @@ def _high_connection_figures(plan: Plan, samples: Samples) -> Iterator[Figure]:
 def _worst_throughput(plan: Plan, samples: Samples, name: str) -> tuple[float, str]:
     return min(
         (_ratio(samples[name, workload, HIGH_CONNECTIONS], samples[name, workload, CONNECTIONS]), workload)
-        for workload in plan.workloads
+        for workload in _workloads(plan, name)
     )
 
 
@@ -248,7 +289,11 @@ def _worst_tail(plan: Plan, samples: Samples, name: str) -> tuple[float, str]:
         p99 = _median(samples[name, workload, HIGH_CONNECTIONS], "p99")
         return p99 / _median(samples[name, workload, CONNECTIONS], "p50")
 
-    return max((tail(workload), workload) for workload in plan.workloads)
+    return max((tail(workload), workload) for workload in _workloads(plan, name))
+
+
+def _workloads(plan: Plan, name: str) -> list[str]:
+    return [workload for workload in plan.workloads if name == "service" or workload not in PLAIN]
 
 
 def _high_connection_lines(plan: Plan, names: Sequence[str], samples: Samples) -> Iterator[str]:
@@ -282,16 +327,32 @@ def _lines(plan: Plan, targets: Sequence[Target], samples: Samples) -> Iterator[
     rows = (
         _row(samples, target.name, workload, connections)
         for workload, connections in cells
-        for target in _measurable(targets, connections)
+        for target in _measurable(targets, workload, connections)
     )
     yield from table(names, rows)
+    yield from _plain_lines(plan, samples)
     if HIGH_CONNECTIONS in plan.connections:
-        names = [target.name for target in _measurable(targets, HIGH_CONNECTIONS)]
+        names = [target.name for target in targets if target.name != "tutorial"]
         yield from _high_connection_lines(plan, names, samples)
     for target in targets:
         megabytes = ", ".join(f"{memory_megabytes(pid):.0f}" for pid in target.workers())
         yield f"- RSS of the workers of {target.name} at the end: {megabytes} MB"
     yield ""
+
+
+def _plain_lines(plan: Plan, samples: Samples) -> Iterator[str]:
+    yield (
+        "Throughput of the workloads that only the service supports, relative to a simpler one of the"
+        f" service in the same round, {CONNECTIONS} connections. *Filtered* is `{FILTERED}`;"
+        " *unchanged* is answered with 304."
+    )
+    yield ""
+    rows = []
+    for workload, plain in PLAIN.items():
+        own, reference = (samples["service", name, CONNECTIONS] for name in (workload, plain))
+        if own and reference:
+            rows.append([workload, plain, f"{_ratio(own, reference):.2f}"])
+    yield from table(["workload", "relative to", "throughput"], rows)
 
 
 def _row(samples: Samples, name: str, workload: str, connections: int) -> list[str]:
