@@ -114,6 +114,14 @@ class Part:
 
     columns: tuple[ColumnElement[Any], ...]
     condition: ColumnElement[bool] | None = None
+    constant: int = 0
+    """How many of the first columns are equal in all of these tasks. They are part of the order all the
+    same: PostgreSQL does not infer from IS NULL that an index is in the order of its later columns."""
+
+    @property
+    def compared(self) -> tuple[ColumnElement[Any], ...]:
+        """The columns that determine whether a task is behind a position."""
+        return self.columns[self.constant :]
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ ORDERS: Mapping[str, Order] = {
     "due": Order(
         (
             Part((TASKS.c.due_at, TASKS.c.id), TASKS.c.due_at.is_not(None)),
-            Part((TASKS.c.id,), TASKS.c.due_at.is_(None)),
+            Part((TASKS.c.due_at, TASKS.c.id), TASKS.c.due_at.is_(None), constant=1),
         ),
         lambda task: None if task.due_at is None else microseconds(task.due_at),
         _to_time,
@@ -288,7 +296,7 @@ def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
         feed = select(_state(shape)).where(FEEDS.c.user_id == CALLER).correlate(None).scalar_subquery()
         statement = statement.where(feed != func.all(known))
     if shape.continued:
-        here, after = tuple_(*part.columns), tuple_(*_position(part))
+        here, after = tuple_(*part.compared), tuple_(*_position(part))
         statement = statement.where(here < after if shape.descending else here > after)
     keys = [column.desc() if shape.descending else column.asc() for column in part.columns]
     statement = statement.order_by(*keys).limit(limit)
@@ -304,7 +312,7 @@ def _position(part: Part) -> list[ColumnElement[Any]]:
         bindparam("after_id", type_=Uuid)
         if column is TASKS.c.id
         else cast(bindparam("after_key", type_=column.type), column.type)
-        for column in part.columns
+        for column in part.compared
     ]
 
 

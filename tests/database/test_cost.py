@@ -149,6 +149,8 @@ def test_queries_use_an_index_and_never_sort(
         assert "Seq Scan" not in plan, plan
         assert "Sort" not in plan, plan
         assert re.search(r"Index Cond: \(+user_id = ", plan), plan
+        # A scan of the primary key would read all tasks of the user, and those in the trash.
+        assert operation.on_one_task or "pk_tasks" not in plan, plan
 
 
 @pytest.mark.spec("account.export.pages", "schema.plans")
