@@ -117,7 +117,8 @@ async def list_tasks(
             "You have this task already.", openapi.headers("Location", "ETag", "Tasks-Position")
         )
         | {"model": TaskRead},
-        **openapi.problems_of(*openapi.BODY_PROBLEMS, QUOTA_REACHED, IDEMPOTENCY_KEY_REUSED, TASK_EXISTS),
+        **openapi.problems_of(*openapi.BODY_PROBLEMS, QUOTA_REACHED, IDEMPOTENCY_KEY_REUSED),
+        409: openapi.problem(TASK_EXISTS, openapi.headers("ETag", required=False)),
     },
     openapi_extra=openapi.request_body(TaskCreate, JSON)
     | {"parameters": [openapi.header("Idempotency-Key", pattern=KEY_PATTERN)]},

@@ -123,8 +123,8 @@ HEADERS_TOO_LARGE: Json = {
 }
 
 
-def problem(kind: ProblemType) -> Json:
-    """The declaration of a response with this problem."""
+def problem(kind: ProblemType, extra: Json | None = None) -> Json:
+    """The declaration of a response with this problem, and perhaps more headers."""
     example = {
         "type": f"/problems/{kind.name}",
         "title": kind.title,
@@ -134,7 +134,7 @@ def problem(kind: ProblemType) -> Json:
     }
     return {
         "description": kind.title,
-        "headers": headers("X-Request-ID", *_HEADERS_OF_STATUS.get(kind.status, ())),
+        "headers": headers("X-Request-ID", *_HEADERS_OF_STATUS.get(kind.status, ())) | (extra or {}),
         "content": {
             problems.MEDIA_TYPE: {
                 "schema": {"$ref": "#/components/schemas/Problem"},

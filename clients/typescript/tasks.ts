@@ -20,6 +20,7 @@ export type Task = components["schemas"]["TaskRead"];
 export type NewTask = components["schemas"]["TaskCreate"];
 export type TaskContent = components["schemas"]["TaskReplace"];
 export type TaskChanges = components["schemas"]["TaskUpdate"];
+export type Changes = components["schemas"]["TaskChanges"];
 export type Problem = components["schemas"]["Problem"];
 export type Filter = NonNullable<operations["list_tasks"]["parameters"]["query"]>;
 /** `next` is the path of the next page, for `follow`. */
@@ -97,6 +98,11 @@ export class Tasks {
   /** Brings a deleted task back. With a `version`, throws a ConflictError if the task has another one. */
   restore = (id: string, version?: number): Promise<Task> =>
     this.#task("POST", `/api/tasks/${id}/restore`, undefined, version);
+
+  /** What has changed behind the `position` of an earlier result; rejects with 410 if that has expired. */
+  async changes(since = "0"): Promise<Changes> {
+    return (await this.#send("GET", `/api/tasks/changes?since=${since}`)).json();
+  }
 
   /** All tasks of the user, deleted or not, one in each line, as JSON. */
   async exportAccount(): Promise<string> {

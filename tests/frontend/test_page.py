@@ -199,6 +199,17 @@ def test_a_create_whose_answer_is_lost_is_sent_again(cut: tuple[Page, CuttingPro
     assert ann.do("pages") == [[task]]
 
 
+@pytest.mark.spec("changes.page", "changes.expired")
+def test_changes_are_followed_until_the_position_expires(ann: Page) -> None:
+    task = ann.do("create", {"title": "Water the plants"})
+    first = ann.do("changes")
+    assert first["tasks"] == [task]
+    changed = ann.do("update", task["id"], {"completed": True})
+    assert ann.do("changes", first["position"])["tasks"] == [changed]
+    ann.do("deleteAccount")
+    assert ann.refused("changes", first["position"]).problem["type"] == "/problems/sync-expired"
+
+
 @pytest.mark.spec("account.export", "account.erase")
 def test_an_account_is_exported_and_deleted(ann: Page) -> None:
     tasks = [ann.do("create", {"title": f"{number}"}) for number in range(2)]

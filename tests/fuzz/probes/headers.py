@@ -16,8 +16,8 @@ SIMILAR_ORIGINS = (
 GOOD_REQUEST_IDS = ("a", "A-z_0.9", "x" * 128)
 BAD_REQUEST_IDS = ("", "x" * 129, "a b", "a/b", "a\tb", "a,b", "<script>", "é")
 ALLOWED_HEADERS = (
-    "authorization, content-type, if-match, if-none-match, x-request-id, accept, accept-language,"
-    " content-language"
+    "authorization, content-type, idempotency-key, if-match, if-none-match, x-request-id, accept,"
+    " accept-language, content-language"
 )
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _TIMING = re.compile(r"db;dur=(\d+\.\d), wait;dur=(\d+\.\d)")
