@@ -35,7 +35,7 @@ def _changes(prober: Prober, user: User, since: str = "0", limit: int = 200) -> 
     return found
 
 
-@probe("changes.page", "changes.limit", "changes.complete", "tasks.isolation", at_least=30)
+@probe("changes.page", "changes.limit", "changes.complete", "tasks.isolation", at_least=20)
 def every_change_of_a_user(prober: Prober) -> None:
     """Without row security, in pages of every size, beside what is stored."""
     context = prober.context
