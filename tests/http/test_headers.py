@@ -166,6 +166,7 @@ KNOWN_HEADERS = {
     "referrer-policy",
     "server-timing",
     "strict-transport-security",
+    "tasks-position",
     "vary",
     "www-authenticate",
     "x-content-type-options",
