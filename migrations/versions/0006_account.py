@@ -90,12 +90,12 @@ def _create_function() -> None:
         CREATE FUNCTION erase_account(account text, batch integer) RETURNS boolean
         LANGUAGE plpgsql SECURITY DEFINER AS $$
         DECLARE
-            last uuid := (SELECT id FROM tasks WHERE user_id = account ORDER BY id LIMIT 1 OFFSET batch - 1);
+            rest uuid := (SELECT id FROM tasks WHERE user_id = account ORDER BY id LIMIT 1 OFFSET batch);
             live integer;
         BEGIN
-            IF last IS NOT NULL THEN
+            IF rest IS NOT NULL THEN
                 WITH gone AS (
-                    DELETE FROM tasks WHERE user_id = account AND id <= last RETURNING deleted_at
+                    DELETE FROM tasks WHERE user_id = account AND id < rest RETURNING deleted_at
                 )
                 SELECT count(*) INTO live FROM gone WHERE deleted_at IS NULL;
                 UPDATE feeds SET seq = seq + 1, purged_seq = seq + 1, live_tasks = live_tasks - live

@@ -108,7 +108,7 @@ def test_up_to_20000_tasks_take_one_message_and_more_take_more(
     watched: Caller, database_proxy: ProtocolProxy, sql: Sql
 ) -> None:
     erase(watched)
-    for tasks, messages in ((19_999, 1), (20_001, 2)):
+    for tasks, messages in ((20_000, 1), (20_001, 2)):
         add_tasks(sql, watched.user_id, tasks, deleted=11_000)
         database_proxy.clear()
         erase(watched)
