@@ -11,8 +11,11 @@ from auth.rate_limits import rate_limits
 from db import Database, RequestDatabase
 from schemas import TaskRead, task_json
 from services import account
+from services.lists import PAGE_BYTES
 from web import openapi
 from web.routing import UserDataRoute
+
+PIECE_BYTES = 64 * 1024
 
 router = APIRouter(
     prefix="/api/account",
@@ -45,7 +48,7 @@ async def erase_account(user_id: CurrentUser, database: RequestDatabase) -> Resp
     responses={200: openapi.lines("All your tasks, deleted or not: a JSON object in each line.")},
 )
 async def export_account(request: Request, user_id: CurrentUser, database: RequestDatabase) -> Response:
-    """Export your account: all your tasks, also deleted ones, as newline-delimited JSON.
+    """Export your account: all your tasks, including deleted ones, as newline-delimited JSON.
 
     If the connection ends before the body does, the export is incomplete: request it again.
     """
@@ -60,11 +63,12 @@ async def export_account(request: Request, user_id: CurrentUser, database: Reque
 
 
 async def _lines(database: Database, user_id: str, page: list[TaskRead]) -> AsyncIterator[bytes]:
-    yield _json_lines(page)
-    while len(page) == account.EXPORTED_AT_ONCE:
-        page = await database.run(user_id, account.export_tasks, UUID(page[-1].id))
-        yield _json_lines(page)
-
-
-def _json_lines(page: list[TaskRead]) -> bytes:
-    return b"".join(task_json(task) + b"\n" for task in page)
+    """In pieces that a slow client can read before its connection times out."""
+    while page:
+        lines, last = b"".join(task_json(task) + b"\n" for task in page), UUID(page[-1].id)
+        more = len(page) == account.EXPORTED_AT_ONCE or len(lines) > PAGE_BYTES
+        page = []  # Not kept while the client reads.
+        for start in range(0, len(lines), PIECE_BYTES):
+            yield lines[start : start + PIECE_BYTES]
+        if more:
+            page = await database.run(user_id, account.export_tasks, last)

@@ -83,8 +83,9 @@ def known_positions(known: Tags | None, user_id: str, query: str) -> list[int]:
     if known is None:
         return []
     suffix = f"-{_digest(user_id, query)}"
-    names = (tag.removeprefix("W/")[1:-1].removesuffix(suffix) for tag in known.tags)
-    return [int(name) for name in names if _POSITION.fullmatch(name)]
+    names = (tag.removeprefix("W/")[1:-1] for tag in known.tags)
+    positions = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    return [int(each) for each in positions if _POSITION.fullmatch(each)]
 
 
 def if_none_match(request: Request) -> Tags | None:

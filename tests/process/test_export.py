@@ -106,6 +106,24 @@ def test_an_export_of_100000_tasks_needs_the_memory_of_a_page(service: Service, 
     assert peak < 8
 
 
+@pytest.mark.spec("account.export.pages", "http.unread-answer")
+def test_exports_that_nobody_reads_use_little_memory(service: Service, own_sql: Sql) -> None:
+    """Of the longest possible tasks, as many as a user can have in progress."""
+    caller = client_as(service.client, f"unread-{uuid.uuid4()}")
+    add_tasks(own_sql, caller.user_id, 400)
+    own_sql(
+        "UPDATE tasks SET description = repeat(U&'\\+01F600', 5000), seq = -seq WHERE user_id = %s",
+        caller.user_id,
+    )
+    worker = worker_pid(service.process.pid)
+    with unread_export(service, caller):
+        baseline = resident_megabytes(worker)
+    with ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(unread_export(service, caller))
+        assert resident_megabytes(worker) - baseline < 20
+
+
 @pytest.mark.spec("limits.lists")
 def test_a_user_has_20_exports_in_progress(service: Service, hoarder: Caller) -> None:
     with ExitStack() as stack:

@@ -199,6 +199,16 @@ def test_it_reads_pages_of_100_tasks(
 
 
 @pytest.mark.spec("account.export.pages")
+@pytest.mark.parametrize("count", [12, 13, 14, 26, 99, 100, 120])
+def test_a_page_of_long_tasks_has_fewer(owner: Caller, sql: Sql, count: int) -> None:
+    add_tasks(sql, owner.user_id, count)
+    long = "UPDATE tasks SET description = repeat(U&'\\+01F600', 5000), seq = -seq WHERE user_id = %s"
+    sql(long, owner.user_id)
+    tasks = exported(owner)
+    assert len({task["id"] for task in tasks}) == len(tasks) == count
+
+
+@pytest.mark.spec("account.export.pages")
 def test_a_task_with_the_lowest_id_is_exported(owner: Caller) -> None:
     task = owner.create(id=str(uuid.UUID(int=0)))
     assert exported(owner) == [task]

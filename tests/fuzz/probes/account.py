@@ -80,6 +80,8 @@ def everything_that_a_user_has(prober: Prober) -> None:
         stored = context.query("SELECT id::text FROM tasks WHERE user_id = %s ORDER BY id", user.id)
         found = [task["id"] for task in _export(prober, user)]
         prober.expect(found == [each for (each,) in stored], f"an export of {size} tasks has others")
+    hoarded = len(context.ids(context.hoarder))
+    prober.expect(len(_export(prober, context.hoarder)) == hoarded, "long tasks are left out")
 
 
 @probe("account.export", at_least=3)

@@ -122,6 +122,8 @@ def the_tag_of_a_list(prober: Prober) -> None:
             tag = _tag(prober, first)
             again = _get(prober, path, user, f'W/"x", {tag}')
             prober.expect(again.status_code == 304, "an unchanged list is sent again", again)
+            part = _get(prober, path, user, f'{tag.partition("-")[0]}"')
+            prober.expect(part.content == first.content, "a part of a tag hides a list", part)
             seen.append(tag)
             foreign = _get(prober, path, context.owner, tag)
             prober.expect(foreign.status_code == 200, "a tag is valid for another user", foreign)
