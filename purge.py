@@ -3,7 +3,7 @@
     python -m purge
 
 To be run once a day: docs/deploying.md shows how. It uses the direct endpoint and the role
-`tasks_maintenance`, which may delete nothing else. Each batch is a separate transaction, behind the
+`tasks_maintenance`, which cannot delete anything else. Each batch is a separate transaction, behind the
 write lock of its user, so a run can be ended at any time, and the next one continues. Source:
 specs/database/schema.md.
 """

@@ -1,4 +1,4 @@
-"""The position at which a key has created its task, from which the entity tag of the response follows.
+"""The position at which a key created its task, from which the entity tag of the response follows.
 
 Keys of the previous version have position 0, which no task has. Source: specs/database/schema.md.
 """

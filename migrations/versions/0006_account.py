@@ -1,7 +1,7 @@
-"""Erasing an account, and where the feed of a user begins who has no feed, or no longer.
+"""Erasing an account, and where the feed begins for a user who has none, or no longer has one.
 
 Requests may not delete rows. They may call a function that deletes those of their user, with the
-rights of a role that row security limits to this user, too. Source: specs/database/schema.md.
+rights of a role that row security also limits to this user. Source: specs/database/schema.md.
 """
 
 from alembic import op
@@ -85,7 +85,7 @@ def _guard() -> None:
 
 
 def _create_function() -> None:
-    """Its new owner needs the right to create it for a moment."""
+    """For a moment, its new owner needs CREATE on the schema."""
     op.execute("""
         CREATE FUNCTION erase_account(account text, batch integer) RETURNS boolean
         LANGUAGE plpgsql SECURITY DEFINER AS $$

@@ -52,9 +52,13 @@ function tokens(options) {
 
 // As in the README.
 async function deleteTasks(auth, tasksApi, request) {
+  if (!request) throw new APIError("BAD_REQUEST", { message: "Delete the user with the HTTP endpoint." });
   const { token } = await auth.api.getToken({ headers: request.headers });
-  const headers = { Authorization: `Bearer ${token}` };
-  const response = await fetch(`${tasksApi}/api/account`, { method: "DELETE", headers }).catch(() => undefined);
+  const response = await fetch(`${tasksApi}/api/account`, {
+    method: "DELETE",
+    headers: { Authorization: `Bearer ${token}` },
+    signal: AbortSignal.timeout(20_000),
+  }).catch(() => undefined);
   if (!response?.ok) throw new APIError("SERVICE_UNAVAILABLE", { message: "Try again later." });
 }
 
