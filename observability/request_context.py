@@ -18,6 +18,8 @@ class RequestInfo:
     request_id: str
     span: Span | None = None
     """The request's span, or None if the request is not traced. Looked up once."""
+    wants_body: bool = True
+    """False for HEAD, which is otherwise handled as GET."""
     user_id: str | None = None
     """Set once the token has been verified."""
     wait: float = 0.0

@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from auth.bearer import CurrentUser
 from auth.rate_limits import rate_limits
 from db import Database, RequestDatabase
+from observability import request_context
 from schemas import TaskRead, task_json
 from services import account
 from services.lists import PAGE_BYTES
@@ -70,5 +71,5 @@ async def _lines(database: Database, user_id: str, page: list[TaskRead]) -> Asyn
         page = []  # Not kept while the client reads.
         for start in range(0, len(lines), PIECE_BYTES):
             yield lines[start : start + PIECE_BYTES]
-        if more:
+        if more and request_context.current().wants_body:
             page = await database.run(user_id, account.export_tasks, last)

@@ -56,7 +56,7 @@ class RequestContextMiddleware:
         method = scope["method"]
         if method == "HEAD":
             scope["method"] = "GET"
-        request = RequestInfo(_request_id(scope), request_span(scope["query_string"]))
+        request = RequestInfo(_request_id(scope), request_span(scope["query_string"]), method != "HEAD")
         current_request.set(request)
         status: int | None = None
 

@@ -198,6 +198,15 @@ def test_it_reads_pages_of_100_tasks(
     assert len(database_proxy.messages) == count // 100 + 1
 
 
+@pytest.mark.spec("account.export.pages", "http.head")
+def test_a_head_reads_one_page(watched: Caller, database_proxy: ProtocolProxy, sql: Sql) -> None:
+    add_tasks(sql, watched.user_id, 250)
+    exported(watched)
+    database_proxy.clear()
+    assert watched.request("HEAD", EXPORT).status_code == 200
+    assert len(database_proxy.messages) == 1
+
+
 @pytest.mark.spec("account.export.pages")
 @pytest.mark.parametrize("count", [12, 13, 14, 26, 99, 100, 120])
 def test_a_page_of_long_tasks_has_fewer(owner: Caller, sql: Sql, count: int) -> None:
