@@ -38,8 +38,11 @@ def own_sql(url: URL) -> Iterator[Sql]:
 
 @pytest.fixture(scope="module")
 def service(url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One process with one connection to the database."""
-    environment = service_environment(url, DB_POOL_SIZE="1", DB_POOL_TIMEOUT="0.5")
+    """One process with one connection to the database.
+
+    Who waits for it gives up before an export that nobody reads does (`http.unread-answer`).
+    """
+    environment = service_environment(url, DB_POOL_SIZE="1", DB_POOL_TIMEOUT="10")
     with running_service(environment, tmp_path_factory.mktemp("service") / "output") as service:
         yield service
 
