@@ -23,7 +23,7 @@ from tests.process.test_connections import worker_pid
 from tests.support import assert_problem
 
 SECONDS = 0.3
-"""CPU time of the worker; the most expensive test takes 0.07."""
+"""CPU time of the worker; the most expensive test takes 0.13, on a busy machine 0.19."""
 
 LIMIT = 65_536
 
@@ -348,6 +348,6 @@ def test_a_large_unused_header_is_ignored(target: Target, case: str) -> None:
 
 def test_many_pipelined_requests_are_answered_in_order(target: Target) -> None:
     answers = target.exchange(
-        b"".join(request_with_id(f"{n}", "GET /health/live HTTP/1.1") for n in range(500))
+        b"".join(request_with_id(f"{n}", "GET /health/live HTTP/1.1") for n in range(250))
     )
-    assert statuses_and_ids(answers) == [*((200, f"{n}") for n in range(500)), (200, "last")]
+    assert statuses_and_ids(answers) == [*((200, f"{n}") for n in range(250)), (200, "last")]
