@@ -45,7 +45,7 @@ the feed, the key and the ID. Where a row version goes can cost a write a few mo
 """
 
 PAGES_PER_TASK = 1.25
-"""Maximum if no task matches a filter: each row is on a page of its own, and the index has its pages."""
+"""Maximum if no task matches a filter: each row is on a separate page, and the index has its pages."""
 
 REPEATS = 5
 """Requests per operation, of which the median counts: a write can happen to split a page."""
@@ -283,7 +283,7 @@ def _lines(by_table: Sizes, by_user: Sizes) -> Iterator[str]:
     yield from _table(by_table, "list", lists, "tasks in the table", indexes=True)
     yield (
         f"As the number of the user's tasks grows, in a table with {largest:,} tasks, among which each of"
-        " these is on a page of its own. A user with few tasks has short pages:"
+        " these is on a separate page. A user with few tasks has short pages:"
     )
     yield ""
     yield from _table(by_user, "list", lists, "tasks of the user", indexes=True)

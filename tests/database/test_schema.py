@@ -96,10 +96,15 @@ def test_check_constraints_reject_what_the_api_rejects(
     assert refused.value.diag.constraint_name == f"ck_tasks_{constraint}"
 
 
+def attributes(sql: Sql, role: str) -> list[tuple[bool, ...]]:
+    """Whether the role has each attribute that gives it power beyond its grants."""
+    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
+    return sql(f"SELECT {flags} FROM pg_roles WHERE rolname = %s", role)
+
+
 @pytest.mark.spec("schema.role.no-bypass", "schema.role.created")
 def test_the_role_has_no_attributes_and_owns_nothing(sql: Sql) -> None:
-    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
-    assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_api'") == [(False,) * 7]
+    assert attributes(sql, "tasks_api") == [(False,) * 7]
     assert sql("SELECT count(*) FROM pg_class WHERE relowner = 'tasks_api'::regrole") == [(0,)]
 
 
@@ -226,8 +231,7 @@ def test_every_order_has_an_index(sql: Sql) -> None:
 
 @pytest.mark.spec("schema.role.eraser", "schema.role.created")
 def test_the_eraser_reads_no_content_and_owns_one_function(sql: Sql) -> None:
-    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
-    assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_eraser'") == [(False,) * 7]
+    assert attributes(sql, "tasks_eraser") == [(False,) * 7]
     granted = sql(
         "SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges"
         " WHERE grantee = 'tasks_eraser'"
@@ -289,8 +293,7 @@ def test_the_maintenance_role_sees_who_has_tasks_and_no_content(
     sql: Sql, owner: Caller, database_url: URL
 ) -> None:
     task = owner.create()["id"]
-    flags = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolinherit"
-    assert sql(f"SELECT {flags} FROM pg_roles WHERE rolname = 'tasks_maintenance'") == [(False,) * 7]
+    assert attributes(sql, "tasks_maintenance") == [(False,) * 7]
     granted = sql(
         "SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges"
         " WHERE grantee = 'tasks_maintenance'"

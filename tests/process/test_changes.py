@@ -19,7 +19,7 @@ from tests.factories import new_task
 from tests.process.service import running_service, service_environment
 from tests.process.test_retries import workers
 from tests.support import TASKS, Caller, client_as, wait_until
-from tests.tasks.copy import Copy, live_tasks
+from tests.tasks.copy import Copy, live_tasks, purge_trash
 
 USERS, WRITERS, FOLLOWERS, ROUNDS = 2, 3, 3, 40
 KILLS = 3
@@ -53,25 +53,8 @@ def write(caller: Caller, choice: random.Random) -> None:
 
 def follow(caller: Caller, limit: int, written: Event) -> Copy:
     copy = Copy(caller, limit)
-    while not written.is_set():
-        copy.follow_one_page()
-    copy.follow()
+    copy.follow_until(written)
     return copy
-
-
-def purge(sql: Sql, user_id: str) -> None:
-    """As `python -m purge` does it, of everything in the trash."""
-    sql("SELECT set_config('app.write_lock', 'taken', false)")
-    sql("BEGIN")
-    sql("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", user_id)
-    sql(
-        "WITH gone AS (DELETE FROM tasks WHERE user_id = %s AND deleted_at IS NOT NULL RETURNING seq)"
-        " UPDATE feeds SET purged_seq = greatest(purged_seq, (SELECT max(seq) FROM gone))"
-        " WHERE user_id = %s AND EXISTS (SELECT FROM gone)",
-        user_id,
-        user_id,
-    )
-    sql("COMMIT")
 
 
 @pytest.mark.spec("changes.complete", "changes.expired", "schema.feed.order")
@@ -100,7 +83,7 @@ def test_followers_have_every_task_whatever_happens(database_url: URL, tmp_path:
                 wait_until(lambda: len(workers(service)) == 2, "there are not two workers")
                 os.kill(workers(service)[0], signal.SIGKILL)
                 for caller in callers:
-                    purge(sql, caller.user_id)
+                    purge_trash(sql, caller.user_id)
             for writer in writing:
                 writer.result()
         finally:

@@ -40,7 +40,7 @@ def own_sql(url: URL) -> Iterator[Sql]:
 def service(url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One process with one connection to the database.
 
-    Who waits for it gives up before an export that nobody reads does (`http.unread-answer`).
+    DB_POOL_TIMEOUT is shorter than the time-out of a response that nobody reads (`http.unread-answer`).
     """
     environment = service_environment(url, DB_POOL_SIZE="1", DB_POOL_TIMEOUT="10")
     with running_service(environment, tmp_path_factory.mktemp("service") / "output") as service:
@@ -79,7 +79,7 @@ def test_an_export_that_nobody_reads_holds_no_connection_to_the_database(
         ) == [(True,)]
 
     with unread_export(service, hoarder):
-        wait_until(quiet, "the export goes on although nobody reads it")
+        wait_until(quiet, "the export continues although its client does not read")
         for _ in range(5):
             assert hoarder.get().status_code == 200
 

@@ -1,8 +1,10 @@
 """A copy of a user's tasks, kept as a client does that follows the changes."""
 
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
+from tests.environment import Sql
 from tests.support import TASKS, Caller, ok
 
 CHANGES = f"{TASKS}/changes"
@@ -41,9 +43,25 @@ class Copy:
         while self.follow_one_page():
             pass
 
-    @property
-    def seq(self) -> int:
-        return int(self.position.partition("-")[0])
+    def follow_until(self, written: Event) -> None:
+        """Again and again, and to the end once everything is written."""
+        while not written.is_set():
+            self.follow_one_page()
+        self.follow()
+
+
+def purge_trash(sql: Sql, user_id: str) -> None:
+    """As `python -m purge` does it, but of everything in the trash, and without its process."""
+    sql("BEGIN")
+    sql("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", user_id)
+    sql(
+        "WITH gone AS (DELETE FROM tasks WHERE user_id = %s AND deleted_at IS NOT NULL RETURNING seq)"
+        " UPDATE feeds SET purged_seq = greatest(purged_seq, (SELECT max(seq) FROM gone))"
+        " WHERE user_id = %s AND EXISTS (SELECT FROM gone)",
+        user_id,
+        user_id,
+    )
+    sql("COMMIT")
 
 
 def live_tasks(caller: Caller) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from db import Database
 from services import account
 from tests.conftest import MakeSettings
 from tests.database.test_feed import feed
-from tests.environment import Sql
+from tests.environment import Sql, without_row_security
 from tests.factories import full_task, new_task
 from tests.protocol_proxy import ProtocolProxy
 from tests.support import ACCOUNT, TASKS, Caller, assert_problem, client_as, ok
@@ -168,11 +168,8 @@ def test_it_has_every_task_of_the_user_and_no_other(owner: Caller, stranger: Cal
 def test_it_is_limited_to_the_user_without_row_security(owner: Caller, stranger: Caller, sql: Sql) -> None:
     stranger.create()
     task = owner.create()
-    sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
-    try:
+    with without_row_security(sql):
         assert exported(owner) == [task]
-    finally:
-        sql("ALTER TABLE tasks ENABLE ROW LEVEL SECURITY")
 
 
 @pytest.mark.spec("account.export")

@@ -12,12 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import URL
 from starlette.testclient import TestClient
 
-from tests.environment import Sql
+from tests.environment import Sql, without_row_security
 from tests.factories import new_task
 from tests.operations import ON_TASKS, Operation, each
 from tests.process.test_purge import purge
 from tests.support import ACCOUNT, TASKS, Caller, assert_problem, client_as, error_locations, ok
-from tests.tasks.copy import CHANGES, Copy, live_tasks
+from tests.tasks.copy import CHANGES, Copy, live_tasks, purge_trash
 
 WRITERS, ROUNDS = 8, 10
 
@@ -56,11 +56,8 @@ def test_each_task_is_there_once_as_it_is_now_in_the_order_of_its_last_change(
 def test_they_are_limited_to_the_user_without_row_security(owner: Caller, stranger: Caller, sql: Sql) -> None:
     stranger.create()
     task = owner.create()
-    sql("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
-    try:
+    with without_row_security(sql):
         assert changes(owner)["tasks"] == [task]
-    finally:
-        sql("ALTER TABLE tasks ENABLE ROW LEVEL SECURITY")
 
 
 @pytest.mark.spec("changes.page", "changes.limit")
@@ -211,9 +208,7 @@ def test_followers_of_concurrent_writers_have_every_task(owner: Caller) -> None:
 
     def follow(limit: int) -> Copy:
         copy = Copy(owner, limit)
-        while not written.is_set():
-            copy.follow_one_page()
-        copy.follow()
+        copy.follow_until(written)
         return copy
 
     with ThreadPoolExecutor(WRITERS + 4) as threads:
@@ -271,14 +266,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def purge_the_trash(self) -> None:
-        """As `python -m purge` does it, without its process."""
-        self.sql(
-            "WITH gone AS (DELETE FROM tasks WHERE user_id = %s AND deleted_at IS NOT NULL RETURNING seq)"
-            " UPDATE feeds SET purged_seq = greatest(purged_seq, (SELECT max(seq) FROM gone))"
-            " WHERE user_id = %s AND EXISTS (SELECT FROM gone)",
-            self.caller.user_id,
-            self.caller.user_id,
-        )
+        purge_trash(self.sql, self.caller.user_id)
 
     @rule()
     def erase(self) -> None:
