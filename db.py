@@ -98,6 +98,18 @@ def connect(url: URL, settings: DatabaseSettings) -> Engine:
     return engine
 
 
+class Turns:
+    """At most `size` connections for a user at a time. A request waits for its turn."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        # A semaphore exists as long as a request waits for it or occupies a connection.
+        self._users: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, user_id: str) -> asyncio.Semaphore:
+        return self._users.setdefault(user_id, asyncio.Semaphore(self._size))
+
+
 class Database:
     """A LIFO pool of DB_POOL_SIZE connection workers (threads with a connection each).
 
@@ -119,7 +131,9 @@ class Database:
         self._stuck: set[ConnectionWorker] = set()
         self._timers: dict[ConnectionWorker, asyncio.TimerHandle] = {}
         self._slots = asyncio.Semaphore(settings.db_pool_size)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: dict[ConnectionWorker, asyncio.Semaphore] = {}
+        self._reads = Turns(max(1, settings.db_pool_size // 2))
+        self._writes = Turns(1)
         self._pool_timeout = settings.db_pool_timeout
         self._deadline = settings.db_connect_timeout + settings.db_statement_timeout + GRACE_SECONDS
         self._readiness: asyncio.Task[str | None] | None = None
@@ -134,24 +148,14 @@ class Database:
     ) -> T:
         """Call `work(session, user_id, …)` in a worker thread, scoped to that user.
 
-        Each statement is committed on its own, so writes are durable when this returns. Work
-        that has started runs to completion or to its deadline even if the caller is
+        The reads of a user occupy at most half of the connections, or one if there is only one.
+        Work that has started runs to completion or to its deadline even if the caller is
         cancelled, and keeps its connection until then.
 
-        Raises PoolExhausted if no connection became free in time, DatabaseTimeout if the
-        work missed its deadline, and any exception that `work` raises.
+        Raises PoolExhausted if the turn does not come, or no connection becomes free, in time,
+        DatabaseTimeout if the work missed its deadline, and any exception that `work` raises.
         """
-        with DatabaseCall(getattr(work, "__name__", "statement")) as call:
-            await self._acquire(self._slots)
-            loop = asyncio.get_running_loop()
-            outcome: asyncio.Future[T] = loop.create_future()
-            worker = self._idle_worker()
-            call.runs_on(worker)
-            self._timers[worker] = loop.call_later(self._deadline, self._interrupt, worker, outcome)
-            worker.submit(
-                user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return
-            )
-            return await outcome
+        return await self._run(self._reads.of(user_id), user_id, work, *args, **kwargs)
 
     async def write(
         self,
@@ -160,19 +164,39 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Like `run`, one at a time for each user.
+        """Like `run`, for writes: one at a time for each user.
 
+        Each statement is committed on its own, so that its changes are durable when this returns.
         Writes of a user wait for each other in the database in any case. Waiting here keeps a
-        burst of one user from occupying every connection. Raises PoolExhausted also if the
-        turn does not come in time.
+        burst of one user from occupying every connection.
         """
-        # The lock exists as long as a request uses it.
-        turn = self._turns.setdefault(user_id, asyncio.Lock())
+        return await self._run(self._writes.of(user_id), user_id, work, *args, **kwargs)
+
+    async def _run(
+        self,
+        turn: asyncio.Semaphore,
+        user_id: str,
+        work: Callable[Concatenate[UserSession, str, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         await self._acquire(turn)
-        try:
-            return await self.run(user_id, work, *args, **kwargs)
-        finally:
-            turn.release()
+        with DatabaseCall(getattr(work, "__name__", "statement")) as call:
+            try:
+                await self._acquire(self._slots)
+                worker = self._idle_worker()
+            except BaseException:
+                turn.release()
+                raise
+            self._turns[worker] = turn
+            loop = asyncio.get_running_loop()
+            outcome: asyncio.Future[T] = loop.create_future()
+            call.runs_on(worker)
+            self._timers[worker] = loop.call_later(self._deadline, self._interrupt, worker, outcome)
+            worker.submit(
+                user_id, lambda session: work(session, user_id, *args, **kwargs), outcome, self._return
+            )
+            return await outcome
 
     async def check_ready(self) -> None:
         """Raise NotReady unless the service can use the database (health.ready).
@@ -204,13 +228,13 @@ class Database:
         for worker in [*self._workers]:
             await asyncio.to_thread(worker.join, max(0.0, ends_at - time.monotonic()))
 
-    async def _acquire(self, lock: asyncio.Semaphore | asyncio.Lock) -> None:
-        if not lock.locked():
-            await lock.acquire()
+    async def _acquire(self, semaphore: asyncio.Semaphore) -> None:
+        if not semaphore.locked():
+            await semaphore.acquire()
             return
         try:
             async with asyncio.timeout(self._pool_timeout):
-                await lock.acquire()
+                await semaphore.acquire()
         except TimeoutError:
             raise PoolExhausted from None
 
@@ -232,6 +256,7 @@ class Database:
             self._abandoned.discard(worker)
             worker.stop()
             return
+        self._turns.pop(worker).release()
         self._stuck.discard(worker)
         self._idle.append(worker)
         self._slots.release()
@@ -260,6 +285,7 @@ class Database:
         self._stuck.discard(worker)
         self._workers.discard(worker)
         self._abandoned.add(worker)
+        self._turns.pop(worker).release()
         self._slots.release()
 
     async def _check_readiness(self) -> str | None:

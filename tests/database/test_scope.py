@@ -329,6 +329,42 @@ def test_waiting_for_the_own_writes_times_out(serve: Serve, database_url: URL, s
     assert caller.read(task)["version"] == 2
 
 
+@pytest.mark.spec("problems.pool.reads")
+@pytest.mark.parametrize(("connections", "of_a_user"), [(5, 2), (2, 1), (1, 1)])
+def test_the_reads_of_a_user_occupy_half_of_the_connections(
+    make_settings: MakeSettings, connections: int, of_a_user: int
+) -> None:
+    """Also after the requests are cancelled, because the reads go on."""
+    begun, finish = threading.Semaphore(0), threading.Event()
+
+    def slow(session: UserSession, user: str) -> None:
+        begun.release()
+        finish.wait(10)
+
+    async def scenario() -> None:
+        database = Database(make_settings(db_pool_size=connections, db_pool_timeout=0.2))
+        reads = [asyncio.create_task(database.run("somebody", slow)) for _ in range(of_a_user)]
+        for _ in reads:
+            await asyncio.to_thread(begun.acquire)
+        with pytest.raises(PoolExhausted):
+            await database.run("somebody", slow)
+        for read in reads:
+            read.cancel()
+        await asyncio.wait(reads)
+        with pytest.raises(PoolExhausted):
+            await database.run("somebody", slow)
+        others = [database.run(f"another-{n}", whose) for n in range(connections - of_a_user)]
+        assert len(await asyncio.gather(*others)) == len(others)
+        finish.set()
+        assert await database.run("somebody", whose) == "somebody"
+        await database.close()
+
+    def whose(session: UserSession, user: str) -> str:
+        return session.user_id
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.spec("tasks.concurrent")
 def test_concurrent_updates_are_all_applied(owner: Caller, serve: Serve, database_url: URL, sql: Sql) -> None:
     """By two processes, whose statements both have begun before either gets the lock."""

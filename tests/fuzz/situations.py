@@ -88,6 +88,7 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "process.connections": _PROCESS,
     "process.token": _PROCESS,
     "schema.role.created": _MIGRATIONS,
+    "problems.pool.reads": _INTERNAL,
     "problems.pool.writes": _INTERNAL,
     "schema.scope": _INTERNAL,
     "schema.prepared": _INTERNAL,
