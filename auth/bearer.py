@@ -13,7 +13,7 @@ from auth.tokens import TokenRefused, TokenVerifier
 from observability import request_context
 from problems import INSUFFICIENT_SCOPE, UNAUTHORIZED, ProblemError, unavailable
 
-READ, WRITE = "tasks:read", "tasks:write"
+TASKS, READ, WRITE = "/api/tasks", "tasks:read", "tasks:write"
 ACCOUNT_SCOPES = {"/api/account": "account:delete", "/api/account/export": "account:export"}
 """The scopes of the operations that are not on tasks, by path."""
 
@@ -35,7 +35,7 @@ async def get_current_user(request: Request) -> str:
         raise unavailable("The keys that verify tokens cannot be reached.") from None
     request_context.current().user_id = user.id
     await limits.requests.hit(user.id)
-    needed = ACCOUNT_SCOPES.get(request.scope["route"].path, READ if request.method == "GET" else WRITE)
+    needed = _needed_scope(request.scope["route"].path, request.method)
     if user.scopes is not None and needed not in user.scopes:
         raise _insufficient(needed)
     return user.id
@@ -43,6 +43,13 @@ async def get_current_user(request: Request) -> str:
 
 CurrentUser = Annotated[str, Depends(get_current_user)]
 """For the parameter `user_id` of every operation."""
+
+
+def _needed_scope(path: str, method: str) -> str:
+    """Raises KeyError for a new path without a scope, which must not fall back to that of the tasks."""
+    if path.startswith(TASKS):
+        return READ if method == "GET" else WRITE
+    return ACCOUNT_SCOPES[path]
 
 
 def _token(request: Request) -> str:

@@ -1,5 +1,6 @@
 """The HTTP contract of /api/tasks. Each operation parses, makes one call, and responds."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -134,11 +135,10 @@ async def create_task(
     """
     key = idempotency_key(request)
     task, outcome = await database.write(user_id, creation.create_task, body, key)
-    response = _task(task, status=200 if outcome == "existing" else 201)
-    response.headers["Location"] = f"/api/tasks/{task.id}"
+    headers = {"Location": f"/api/tasks/{task.id}"}
     if outcome == "repeated":
-        response.headers["Idempotency-Replayed"] = "true"
-    return response
+        headers["Idempotency-Replayed"] = "true"
+    return _task(task, 200 if outcome == "existing" else 201, headers)
 
 
 @router.get(
@@ -236,12 +236,10 @@ async def restore_task(
     return _task(await database.write(user_id, tasks.restore_task, task_id, expected))
 
 
-def _task(task: TaskRead, status: int = 200) -> Response:
-    response = _json(task_json(task), status)
-    response.headers["ETag"] = task_tag(task.seq, task.user_id)
-    response.headers["Tasks-Position"] = str(task.seq)
-    return response
+def _task(task: TaskRead, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    own = {"ETag": task_tag(task.seq, task.user_id), "Tasks-Position": str(task.seq)}
+    return _json(task_json(task), status, {**own, **(headers or {})})
 
 
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, media_type="application/json")
+def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")

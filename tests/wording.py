@@ -151,6 +151,7 @@ ITEMS = (
         " limit, cursor."
     ),
     "Unknown query parameter. This operation takes none.",
+    "The query is not UTF-8.",
 )
 """The details of the errors of a 422."""
 

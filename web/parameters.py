@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, TypeVar, TypeVarTuple
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -32,6 +33,10 @@ Ts = TypeVarTuple("Ts")
 KEPT_QUERIES, SHORT_QUERY = 256, 200
 """How many parsed queries are kept, and their maximum length in bytes: about 1 MB."""
 
+_OWN_WORDS = re.compile(rb"(?:^|&)(?:q|tag|any_tag)=")
+"""Parameters whose values are words of one user: that they are kept could be told by the time that
+the same query takes another user."""
+
 CURSOR_PATTERN = r"^[A-Za-z0-9_-]{43}$"
 """Base64url (RFC 4648, section 5) without padding, of the 32 bytes of a cursor: see `pagination`."""
 
@@ -47,13 +52,15 @@ def _kept(function: Callable[[*Ts, bytes], T]) -> Callable[[*Ts, bytes], T]:
 
     def call(*arguments: *tuple[*Ts, bytes]) -> T:
         query = arguments[-1]
-        return keep(*arguments) if len(query) <= SHORT_QUERY else function(*arguments)
+        kept = len(query) <= SHORT_QUERY and not _OWN_WORDS.search(query)
+        return keep(*arguments) if kept else function(*arguments)
 
     return call
 
 
 async def check_query_names(request: Request) -> None:
-    """Reject a query parameter that the operation does not declare, or that is repeated.
+    """Reject a query parameter that the operation does not declare, or that is repeated, and
+    a query that is not UTF-8.
 
     The declared parameters are those in the OpenAPI document. This runs before FastAPI
     resolves dependencies, so it authenticates the caller before it rejects the query: a
@@ -73,6 +80,8 @@ def _wrong_names(app: FastAPI, path: str, method: str, query: bytes) -> Sequence
     declared = _declared(app, path, method)
     given = [name for name, _ in QueryParams(query).multi_items()]
     items = []
+    if not _is_utf8(unquote_to_bytes(query)):
+        items.append(ProblemItem(detail="The query is not UTF-8.", parameter=""))
     if not set(given) <= set(declared):
         known = f"Known parameters: {', '.join(declared)}." if declared else "This operation takes none."
         items.append(ProblemItem(detail=f"Unknown query parameter. {known}", parameter=""))
@@ -82,6 +91,14 @@ def _wrong_names(app: FastAPI, path: str, method: str, query: bytes) -> Sequence
         if given.count(name) > 1 and not repeatable
     ]
     return items
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @lru_cache(64)

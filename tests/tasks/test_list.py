@@ -316,6 +316,8 @@ def test_an_unknown_cursor_is_not_found(owner: Caller, cursor: str) -> None:
         ("%00=1", {""}),
         ("%ff=%fe", {""}),
         ("=", {""}),
+        ("tag=%ff", {""}),
+        ("q=%c3", {""}),
     ],
 )
 def test_unknown_and_repeated_parameters_are_refused(owner: Caller, query: str, expected: set[str]) -> None:

@@ -59,6 +59,15 @@ def a_query_parameter_that_is_unknown_or_repeated(prober: Prober) -> None:
             prober.expect_errors(response, "parameter", location)
 
 
+@probe("tasks.list.query", "problems.errors", at_least=3)
+def a_query_that_is_not_utf8(prober: Prober) -> None:
+    for query in ("tag=%FF", "q=%C3", "q=%ED%A0%80"):
+        response = prober.refuse(
+            422, "invalid-request", "GET", f"{TASKS}?{query}", token=prober.context.owner
+        )
+        prober.expect_errors(response, "parameter", "")
+
+
 def _query_parameters() -> dict[tuple[str, str], list[str]]:
     paths = json.loads((ROOT / "specs/openapi.json").read_text())["paths"]
     return {
