@@ -14,7 +14,7 @@ from auth.rate_limits import RateLimits
 from auth.tokens import TokenVerifier
 from db import Database
 from observability import logs
-from routes import account, changes, docs, health, tasks
+from routes import account, batch, changes, docs, health, tasks
 from settings import Settings
 from web import errors, openapi
 from web.cors import PreflightMiddleware
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
             "operation_spans": False,
         },
     )
-    for routes in (changes, tasks, account, health, docs):
+    for routes in (batch, changes, tasks, account, health, docs):
         app.include_router(routes.router)
     app.state.settings = settings
     app.openapi = cache(lambda: openapi.document(app))  # type: ignore[method-assign]

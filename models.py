@@ -18,6 +18,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    Uuid,
     func,
     text,
 )
@@ -116,7 +117,7 @@ class Feed(SQLModel, table=True):
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """What a create under an Idempotency-Key has made. A later key replaces that in the same slot."""
+    """What a request under an Idempotency-Key has done. A later key replaces that in the same slot."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (
@@ -133,6 +134,8 @@ class IdempotencyKey(SQLModel, table=True):
     task_id: UUID
     created_at: datetime
     seq: int = Column(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    outcomes: list[str] | None = Column(default=None, sa_type=ARRAY(Text))
+    task_ids: list[UUID] | None = Column(default=None, sa_type=ARRAY(Uuid))
 
 
 TASKS: Table = SQLModel.metadata.tables["tasks"]

@@ -115,6 +115,13 @@ QUOTA_REACHED = ProblemType(
     "A user can have a limited number of tasks (MAX_TASKS_PER_USER). Deleted tasks do not count: delete "
     "some, and send the request again.",
 )
+BATCH_FAILED = ProblemType(
+    "batch-failed",
+    409,
+    "Batch failed",
+    "An operation of an atomic batch failed, so none was applied. `errors` lists those that failed by "
+    "themselves: `pointer` names the operation, and `type` says why.",
+)
 INVALID_PRECONDITION = ProblemType(
     "invalid-precondition",
     400,
@@ -159,7 +166,7 @@ BODY_TOO_LARGE = ProblemType(
     "body-too-large",
     413,
     "Request body too large",
-    "A request body may have at most 65,536 bytes.",
+    "A request body may have at most 65,536 bytes, and that of a batch 262,144.",
 )
 UNSUPPORTED_MEDIA_TYPE = ProblemType(
     "unsupported-media-type",
@@ -211,6 +218,7 @@ TYPES = {
         INVALID_IDEMPOTENCY_KEY,
         CONFLICTING_PARAMETERS,
         QUOTA_REACHED,
+        BATCH_FAILED,
         INVALID_PRECONDITION,
         SYNC_EXPIRED,
         PRECONDITION_FAILED,
@@ -234,6 +242,7 @@ class ProblemItem(BaseModel, frozen=True):
     pointer: Annotated[str | None, Field(description="JSON Pointer (RFC 6901) into the body.")] = None
     parameter: Annotated[str | None, Field(description="Path or query parameter.")] = None
     header: Annotated[str | None, Field(description="Request header.")] = None
+    type: Annotated[str | None, Field(description="The type of the problem of this operation alone.")] = None
 
 
 class Problem(BaseModel):
@@ -275,7 +284,8 @@ def unavailable(detail: str) -> ProblemError:
     return ProblemError(UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
-def response(request_id: str, error: ProblemError) -> Response:
+def document(request_id: str, error: ProblemError) -> Mapping[str, object]:
+    """The members of the problem."""
     kind = error.kind
     problem: dict[str, object] = {
         "type": f"/problems/{kind.name}" if kind.name else "about:blank",
@@ -286,8 +296,12 @@ def response(request_id: str, error: ProblemError) -> Response:
     }
     if error.errors:
         problem["errors"] = [each.model_dump(exclude_none=True) for each in error.errors]
-    body = json.dumps(problem, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(body, kind.status, error.headers, MEDIA_TYPE)
+    return problem
+
+
+def response(request_id: str, error: ProblemError) -> Response:
+    body = json.dumps(document(request_id, error), ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(body, error.kind.status, error.headers, MEDIA_TYPE)
 
 
 def internal_error() -> ProblemError:

@@ -40,7 +40,7 @@ MAX_WINDOWS = 32_768
 LONG_KEY = 40
 """Keys of at least this length are stored as SHA-256 hex digests, which no shorter key can equal."""
 
-LISTS_IN_PROGRESS = 20
+LISTS_IN_PROGRESS, BATCHES_IN_PROGRESS = 20, 4
 """Per user and process. A browser opens 6 connections to an origin over HTTP/1.1."""
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ class RateLimit:
         self._counters = counters
         self._window = rate.get_expiry()
 
-    async def hit(self, key: str) -> None:
-        """Count one request of `key`; raises a 429 problem when it is over the limit."""
-        if await self._counters.hit(self._rate, self._name, key):
+    async def hit(self, key: str, cost: int = 1) -> None:
+        """Count `cost` requests of `key`; raises a 429 problem when the last is over the limit."""
+        if cost == 0 or await self._counters.hit(self._rate, self._name, key, cost):
             return
         reset = await self._counters.reset_after(self._rate, self._name, key)
         raise ProblemError(
@@ -80,21 +80,23 @@ class ConcurrencyLimit:
     or not at all, that lasts as long as the connection.
     """
 
-    def __init__(self, name: str, most: int) -> None:
-        self._name = name
+    def __init__(self, kind: str, most: int) -> None:
+        """`kind` is what the requests are for, in the plural."""
+        self._kind = kind
         self._most = most
         self._running: Counter[str] = Counter()
 
     def enter(self, key: str) -> None:
         """Count a request until it ends; raises a 429 problem when there are too many."""
         if self._running[key] >= self._most:
+            name = f"concurrent-{self._kind}"
             raise ProblemError(
                 TOO_MANY_REQUESTS,
-                f"{self._most} of your list requests are still in progress. Read their responses first.",
+                f"{self._most} of your requests for {self._kind} are in progress. Read the responses first.",
                 headers={
                     "Retry-After": "1",
-                    "RateLimit-Policy": f'"{self._name}";q={self._most};qu="concurrent-requests"',
-                    "RateLimit": f'"{self._name}";r=0;t=1',
+                    "RateLimit-Policy": f'"{name}";q={self._most};qu="concurrent-requests"',
+                    "RateLimit": f'"{name}";r=0;t=1',
                 },
             )
         self._running[key] += 1
@@ -109,7 +111,7 @@ class ConcurrencyLimit:
 class Windows(Protocol):
     """The part of a `limits` strategy that is used here."""
 
-    async def hit(self, item: RateLimitItem, name: str, key: str, /) -> bool: ...
+    async def hit(self, item: RateLimitItem, name: str, key: str, /, *, cost: int = 1) -> bool: ...
 
     async def get_window_stats(self, item: RateLimitItem, name: str, key: str, /) -> WindowStats: ...
 
@@ -129,13 +131,13 @@ class FixedWindows:
         self._hits = array("Q", [0]) * size
         self._next = 0
 
-    def hit(self, key: str, seconds: int) -> int:
-        """Count one hit of `key` and return the hits in its window. Windows last `seconds`."""
+    def hit(self, key: str, seconds: int, cost: int) -> int:
+        """Count `cost` hits of `key` and return the hits in its window. Windows last `seconds`."""
         now = time.time()
         slot = self._slots.get(key)
         if slot is None or self._ends[slot] <= now:
             slot = self._begin(key, now + seconds)
-        self._hits[slot] = hits = self._hits[slot] + 1
+        self._hits[slot] = hits = self._hits[slot] + cost
         return hits
 
     def window(self, key: str) -> tuple[float, int]:
@@ -166,10 +168,10 @@ class LocalWindows:
     def __init__(self, size: int = MAX_WINDOWS) -> None:
         self._limits = defaultdict[str, FixedWindows](partial(FixedWindows, size))
 
-    async def hit(self, item: RateLimitItem, name: str, key: str, /) -> bool:
+    async def hit(self, item: RateLimitItem, name: str, key: str, /, *, cost: int = 1) -> bool:
         if len(key) >= LONG_KEY:
             key = _digest(key)
-        return self._limits[name].hit(key, item.get_expiry()) <= item.amount
+        return self._limits[name].hit(key, item.get_expiry(), cost) <= item.amount
 
     async def get_window_stats(self, item: RateLimitItem, name: str, key: str, /) -> WindowStats:
         if len(key) >= LONG_KEY:
@@ -197,9 +199,9 @@ class Counters:
         if self._redis is not None:
             await self._redis.aclose()
 
-    async def hit(self, rate: RateLimitItem, name: str, key: str) -> bool:
-        """Whether this hit is within the rate."""
-        return await self._ask(lambda windows: windows.hit(rate, name, key))
+    async def hit(self, rate: RateLimitItem, name: str, key: str, cost: int) -> bool:
+        """Whether these hits are within the rate."""
+        return await self._ask(lambda windows: windows.hit(rate, name, key, cost=cost))
 
     async def reset_after(self, rate: RateLimitItem, name: str, key: str) -> int:
         """Whole seconds until the window ends, at least 1."""
@@ -241,7 +243,8 @@ class RateLimits:
         self._counters = Counters(settings.rate_limit_storage_url.get_secret_value())
         self.requests = RateLimit("requests", settings.rate_limit_requests, self._counters)
         self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, self._counters)
-        self.lists = ConcurrencyLimit("concurrent-lists", LISTS_IN_PROGRESS)
+        self.lists = ConcurrencyLimit("lists", LISTS_IN_PROGRESS)
+        self.batches = ConcurrencyLimit("batches", BATCHES_IN_PROGRESS)
         self._hops = settings.trusted_proxy_hops
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from auth.bearer import CurrentUser
 from auth.rate_limits import rate_limits
@@ -13,7 +13,9 @@ from services.changes import Position, changes_since
 from web import openapi
 from web.pagination import fitting
 from web.parameters import ChangesQuery, query_parameters
-from web.routing import OtherMethods, UserDataRoute
+from web.routing import UserDataRoute, refuse_other_methods
+
+OTHER_METHODS = ["PUT", "PATCH", "DELETE"]
 
 router = APIRouter(
     prefix="/api/tasks/changes",
@@ -54,12 +56,4 @@ async def list_changes(
     return Response(body, media_type="application/json")
 
 
-async def no_such_method() -> None:
-    """Otherwise `changes` would be taken for the ID of a task."""
-    raise HTTPException(405)
-
-
-OTHER_METHODS = ["PUT", "PATCH", "DELETE"]
-router.add_api_route(
-    "", no_such_method, methods=OTHER_METHODS, include_in_schema=False, route_class_override=OtherMethods
-)
+refuse_other_methods(router, OTHER_METHODS)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import MISSING
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Executable,
     LargeBinary,
@@ -35,15 +36,14 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from database.session import UserSession
 from models import KEYS, TASKS
-from schemas import TaskCreate, TaskRead, TaskReplace
+from schemas import TaskCreate, TaskRead
 from services import tasks
-from services.tasks import CALLER, COLUMNS, WIDTH, QuotaReached, split
+from services.tasks import CALLER, COLUMNS, WIDTH, WRITABLE, QuotaReached, split
 
 KEYS_PER_USER = 10_000
 """A key can be forgotten before 24 hours are over, but not before this many further changes."""
 
-_KEPT: ColumnElement[Any] = literal_column("interval '24 hours'")
-_WRITABLE = tuple(TaskReplace.model_fields)
+KEPT = "interval '24 hours'"
 
 
 class KeyReused(Exception):
@@ -84,7 +84,7 @@ class _Known(NamedTuple):
             completed_at=self.created_at if task.completed else None,
             deleted_at=None,
             seq=self.seq,
-            **{name: getattr(task, name) for name in _WRITABLE},
+            **{name: getattr(task, name) for name in WRITABLE},
         )
 
 
@@ -97,10 +97,10 @@ def create_task(session: UserSession, caller: str, task: TaskCreate, key: str | 
         return Creation(tasks.create_task(session, caller, task), "created")
     # Without defaults, so that a new field does not change the fingerprint of an old body.
     content = task.model_dump(exclude_defaults=True)
-    fingerprint = _digest(json.dumps(content, sort_keys=True, default=str))
+    fingerprint = digest(json.dumps(content, sort_keys=True, default=str))
     parameters = {
         **tasks.creation_values(caller, task),
-        "key_hash": None if key is None else _digest(key),
+        "key_hash": None if key is None else digest(key),
         "fingerprint": fingerprint,
     }
     [row] = session.write(_CREATE, parameters)
@@ -117,12 +117,12 @@ def create_task(session: UserSession, caller: str, task: TaskCreate, key: str | 
     return Creation(found, "existing")
 
 
-def _digest(text: str) -> bytes:
+def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _content(task: TaskCreate | TaskRead) -> list[object]:
-    return [getattr(task, name) for name in _WRITABLE]
+    return [getattr(task, name) for name in WRITABLE]
 
 
 def _statement() -> Executable:
@@ -130,7 +130,9 @@ def _statement() -> Executable:
     key_hash: ColumnElement[Any] = bindparam("key_hash", type_=LargeBinary)
     fingerprint: ColumnElement[Any] = bindparam("fingerprint", type_=LargeBinary)
     its_key = and_(
-        KEYS.c.user_id == CALLER, KEYS.c.key_hash == key_hash, KEYS.c.created_at > func.now() - _KEPT
+        KEYS.c.user_id == CALLER,
+        KEYS.c.key_hash == key_hash,
+        KEYS.c.created_at > func.now() - literal_column(KEPT),
     )
     known = [cast(KEYS.c.task_id, Text).label("task_id"), *(KEYS.c[name] for name in _Known._fields[1:])]
     made = (
@@ -157,6 +159,8 @@ def _statement() -> Executable:
         cast(created.c.id, Uuid),
         created.c.created_at,
         created.c.seq,
+        cast(null(), ARRAY(Text)),
+        cast(null(), ARRAY(Uuid)),
     ]
     claim = upsert(KEYS).from_select(
         ["user_id", "slot", *_REPLACED], select(*key).where(key_hash.is_not(None))
@@ -171,7 +175,7 @@ def _statement() -> Executable:
     return statement.execution_options(prepare="create_task_once")
 
 
-_REPLACED = ("key_hash", "fingerprint", "task_id", "created_at", "seq")
+_REPLACED = ("key_hash", "fingerprint", "task_id", "created_at", "seq", "outcomes", "task_ids")
 """What a new key replaces in its slot."""
 
 _CREATE = _statement()

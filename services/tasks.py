@@ -44,7 +44,7 @@ from sqlalchemy import (
 
 from database.session import UserSession
 from models import TASKS
-from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
+from schemas import BatchCreate, TaskCreate, TaskRead, TaskReplace, TaskUpdate
 from services.search import fold
 
 if sys.version_info >= (3, 14):
@@ -81,13 +81,16 @@ class Expected(NamedTuple):
 CALLER: ColumnElement[str] = bindparam("caller", type_=Text)
 """The user of the request."""
 
+READABLE = tuple(field.name for field in fields(TaskRead))
+"""The columns of a task in a response, in the order of `TaskRead`."""
+WRITABLE = tuple(TaskReplace.model_fields)
+
 # The ID as text, because psycopg2 would construct a UUID object for each row.
 COLUMNS: list[ColumnElement[Any]] = [
-    cast(TASKS.c.id, Text) if field.name == "id" else TASKS.c[field.name] for field in fields(TaskRead)
+    cast(TASKS.c.id, Text) if name == "id" else TASKS.c[name] for name in READABLE
 ]
 WIDTH = len(COLUMNS)
-_WRITABLE = tuple(TaskReplace.model_fields)
-_PREPARED = {1, len(_WRITABLE)}
+_PREPARED = {1, len(WRITABLE)}
 """How many columns the updates change whose plans PostgreSQL keeps: one, or all of them."""
 _SEARCHED = frozenset({"title", "description"})
 """The columns that have a folded copy, `search_<name>`."""
@@ -112,7 +115,8 @@ def _new(name: str) -> ColumnElement[object]:
     return bindparam(f"new_{name}", type_=TASKS.c[name].type)
 
 
-def _values(task: TaskReplace | TaskUpdate, names: Iterable[str] = _WRITABLE) -> dict[str, object]:
+def new_values(task: TaskReplace | TaskUpdate, names: Iterable[str] = WRITABLE) -> dict[str, object]:
+    """The values of these fields, and of their folded copies, as parameters."""
     values = {f"new_{name}": getattr(task, name) for name in names}
     for name in _SEARCHED.intersection(names):
         text = getattr(task, name)
@@ -138,17 +142,18 @@ def new_columns() -> dict[str, ColumnElement[Any]]:
         "id": bindparam("task_id", type_=Uuid),
         "completed_at": case((_new("completed"), func.now())),
         "version": _INTEGER_1,
-        **{name: _new(name) for name in _with_folded(_WRITABLE)},
+        **{name: _new(name) for name in _with_folded(WRITABLE)},
     }
 
 
 def creation_values(caller: str, task: TaskCreate) -> dict[str, object]:
-    """The parameters of `new_columns`.
+    """The parameters of `new_columns`."""
+    return {"caller": caller, "task_id": new_id(task), **new_values(task)}
 
-    UUIDv7 IDs are ordered to the millisecond, and strictly within a process.
-    """
-    task_id = uuid7() if task.id is MISSING else task.id
-    return {"caller": caller, "task_id": task_id, **_values(task)}
+
+def new_id(task: TaskCreate | BatchCreate) -> UUID:
+    """The ID that the client has chosen, or a UUIDv7: ordered to the millisecond, strictly in a process."""
+    return uuid7() if task.id is MISSING else task.id
 
 
 _INSERT = insert(TASKS).values(new_columns()).returning(*COLUMNS).execution_options(prepare="create_task")
@@ -255,8 +260,8 @@ def replace_task(
 
     Raises TaskNotFound and PreconditionFailed.
     """
-    statement = _update_statement(frozenset(_WRITABLE), expected is not None)
-    parameters = {"caller": caller, "task_id": task_id, **_values(task)}
+    statement = _update_statement(frozenset(WRITABLE), expected is not None)
+    parameters = {"caller": caller, "task_id": task_id, **new_values(task)}
     return TaskRead(*_changed(session, statement, parameters, expected))
 
 
@@ -270,7 +275,7 @@ def update_task(
         if expected is not None and not expected.allows(task):
             raise PreconditionFailed(task.seq)
         return task
-    parameters = {"caller": caller, "task_id": task_id, **_values(patch, names)}
+    parameters = {"caller": caller, "task_id": task_id, **new_values(patch, names)}
     statement = _update_statement(names, expected is not None)
     return TaskRead(*_changed(session, statement, parameters, expected))
 

@@ -40,6 +40,8 @@ class Operation:
     scope: str
     body: Callable[[], dict[str, Any]] | None = None
     """A valid body that changes the task."""
+    body_limit: int = 65_536
+    """In bytes."""
     effect: Effect | None = None
     tagged: bool = True
     """Whether a success has an entity tag, or is about a task that has one."""
@@ -98,6 +100,17 @@ OPERATIONS = (
     ),
     Operation("list_changes", "GET", f"{TASKS}/changes", 200, READ, tagged=False, statuses=frozenset({410})),
     Operation("create_task", "POST", TASKS, 201, WRITE, body=full_task, statuses=frozenset({200, 409})),
+    Operation(
+        "batch_tasks",
+        "POST",
+        f"{TASKS}/batch",
+        200,
+        WRITE,
+        body=lambda: {"operations": [{"op": "create", "task": full_task()}]},
+        tagged=False,
+        body_limit=262_144,
+        statuses=frozenset({409, 428}),
+    ),
     Operation("get_task", "GET", f"{TASKS}/{{task_id}}", 200, READ),
     Operation(
         "replace_task",

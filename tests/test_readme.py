@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.environment import ROOT, find_program, require_program
+from tests.fuzz.routes import route_of
 from tests.process import service
 from tests.process.clone import TIMEOUT_SECONDS, base_environment, copy_project
 from tests.support import SECRET
@@ -67,16 +68,10 @@ def test_every_operation_has_a_curl_that_works(database_url: URL, tmp_path: Path
         ended = pasted(blocks, api, tmp_path)
     assert ended.returncode == 0, ended.stderr
     called = {
-        (method, status, path)
+        (method, status, route_of(url.removeprefix(api)))
         for method, status, url in ANSWER.findall(ended.stderr)
-        for path in {template for *_, template in successes() if matches(template, url.removeprefix(api))}
     }
-    assert called == successes()
-
-
-def matches(template: str, target: str) -> bool:
-    pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
-    return re.fullmatch(pattern, target.partition("?")[0]) is not None
+    assert called >= successes()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,6 +16,7 @@ TITLES: Mapping[str, str] = {
     "unknown-cursor": "Unknown cursor",
     "conflicting-parameters": "Conflicting parameters",
     "quota-reached": "Quota reached",
+    "batch-failed": "Batch failed",
     "task-exists": "Task exists",
     "idempotency-key-reused": "Idempotency key reused",
     "invalid-idempotency-key": "Invalid idempotency key",
@@ -76,11 +77,18 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
         f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
     ),
     "sync-expired": ("The changes since this position are not known any more. Begin without since.",),
-    "precondition-failed": ("If-Match does not name the current version of the task.",),
-    "precondition-required": ("Send If-Match with the entity tag of the task.",),
+    "precondition-failed": (
+        "If-Match does not name the current version of the task.",
+        "if_version is not the current version of the task.",
+    ),
+    "precondition-required": (
+        "Send If-Match with the entity tag of the task.",
+        "Send if_version with each update, delete and restore; see errors.",
+    ),
+    "batch-failed": ("Nothing was changed; see errors.",),
     "method-not-allowed": ("See the Allow header.",),
     "request-timeout": ("The body did not arrive in time.",),
-    "body-too-large": ("The body has more than 65,536 bytes.",),
+    "body-too-large": ("The body has more than 65,536 bytes.", "The body has more than 262,144 bytes."),
     "unsupported-media-type": tuple(
         f"Send {names} in UTF-8 without a content coding."
         for names in ("application/json", "application/json or application/merge-patch+json")
@@ -88,7 +96,8 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "invalid-request": ("A parameter is not valid; see errors.", "The body is not valid; see errors."),
     "too-many-requests": (
         "The rate limit was exceeded.",
-        "20 of your list requests are still in progress. Read their responses first.",
+        "20 of your requests for lists are in progress. Read the responses first.",
+        "4 of your requests for batches are in progress. Read the responses first.",
     ),
     "internal-error": ("Unexpected error. Report it with the request ID.",),
     "unavailable": (
@@ -152,6 +161,21 @@ ITEMS = (
     ),
     "Unknown query parameter. This operation takes none.",
     "The query is not UTF-8.",
+    "op should be one of create, update, delete, restore.",
+    "An operation before has the same ID.",
+    "Send if_version.",
+    "Input should be less than or equal to 2147483647.",
+    "Input should be a valid integer.",
+    "List should have at least 1 item.",
+    "List should have at most 100 items.",
+    "Unknown field. Known fields: atomic, operations.",
+    "Unknown field. Known fields: op, id, task.",
+    "Unknown field. Known fields: id, if_version, op, task.",
+    "Unknown field. Known fields: id, if_version, op.",
+    "You have no such task.",
+    "You have another task with this ID.",
+    "You have reached the maximum number of tasks. Delete some of them first.",
+    "if_version is not the current version of the task.",
 )
 """The details of the errors of a 422."""
 

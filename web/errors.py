@@ -48,6 +48,12 @@ UNAVAILABLE_SQLSTATES = (
 The table is in specs/api/rest-endpoints.md, section 5.
 """
 
+NO_SUCH_TASK = ProblemError(problems.NOT_FOUND, "You have no such task.")
+OTHER_TASK = "You have another task with this ID."
+QUOTA_IS_REACHED = ProblemError(
+    problems.QUOTA_REACHED, "You have reached the maximum number of tasks. Delete some of them first."
+)
+
 ToProblem = Callable[[Request, Any], ProblemError | Response]
 
 
@@ -140,7 +146,7 @@ def _precondition_failed(_: Request, error: PreconditionFailed) -> ProblemError:
 
 def _task_exists(_: Request, error: TaskExists) -> ProblemError:
     headers = _current_tag(error.seq)
-    return ProblemError(problems.TASK_EXISTS, "You have another task with this ID.", headers=headers)
+    return ProblemError(problems.TASK_EXISTS, OTHER_TASK, headers=headers)
 
 
 def _current_tag(seq: int) -> dict[str, str]:
@@ -166,7 +172,7 @@ def is_unavailable(error: DBAPIError) -> bool:
 
 _PROBLEMS: dict[type[Exception], ToProblem] = {
     ProblemError: lambda _, error: error,
-    TaskNotFound: lambda *_: ProblemError(problems.NOT_FOUND, "You have no such task."),
+    TaskNotFound: lambda *_: NO_SUCH_TASK,
     PreconditionFailed: _precondition_failed,
     TaskExists: _task_exists,
     KeyReused: lambda *_: ProblemError(
@@ -175,9 +181,7 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
     SyncExpired: lambda *_: ProblemError(
         problems.SYNC_EXPIRED, "The changes since this position are not known any more. Begin without since."
     ),
-    QuotaReached: lambda *_: ProblemError(
-        problems.QUOTA_REACHED, "You have reached the maximum number of tasks. Delete some of them first."
-    ),
+    QuotaReached: lambda *_: QUOTA_IS_REACHED,
     RequestValidationError: _validation,
     HTTPException: _http,
     ClientDisconnect: _body_did_not_arrive,

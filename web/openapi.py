@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 import problems
 from problems import Problem, ProblemType
-from schemas import TaskCreate, TaskRead, TaskReplace, TaskUpdate
+from schemas import Batch, TaskCreate, TaskRead, TaskReplace, TaskUpdate
 
 VERSION = "0.1.0"
 
@@ -243,7 +243,7 @@ def document(app: FastAPI) -> Json:
         tags=TAGS,
         routes=app.routes,
     )
-    models: list[type[BaseModel]] = [TaskCreate, TaskReplace, TaskUpdate, Problem]
+    models: list[type[BaseModel]] = [Batch, TaskCreate, TaskReplace, TaskUpdate, Problem]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )

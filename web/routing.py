@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
 
-from fastapi import Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
@@ -37,11 +37,27 @@ class UserDataRoute(APIRoute):
         return check_and_handle
 
 
-class OtherMethods(UserDataRoute):
-    """For the methods that a path does not have, if another route would take its last part as an ID."""
-
+class _OtherMethods(UserDataRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         return APIRoute.get_route_handler(self)
+
+
+async def _no_such_method() -> None:
+    raise HTTPException(405)
+
+
+def refuse_other_methods(router: APIRouter, methods: list[str]) -> None:
+    """Answer 405 to the methods that the router's path does not have.
+
+    For a path whose last part another router would take for the ID of a task.
+    """
+    router.add_api_route(
+        "",
+        _no_such_method,
+        methods=methods,
+        include_in_schema=False,
+        route_class_override=_OtherMethods,
+    )
 
 
 def cache_headers(scope: Scope) -> Headers:

@@ -20,6 +20,8 @@ export type Task = components["schemas"]["TaskRead"];
 export type NewTask = components["schemas"]["TaskCreate"];
 export type TaskContent = components["schemas"]["TaskReplace"];
 export type TaskChanges = components["schemas"]["TaskUpdate"];
+export type Operation = components["schemas"]["Batch"]["operations"][number];
+export type Result = components["schemas"]["BatchResult"];
 export type Changes = components["schemas"]["TaskChanges"];
 export type Problem = components["schemas"]["Problem"];
 export type Filter = NonNullable<operations["list_tasks"]["parameters"]["query"]>;
@@ -36,6 +38,7 @@ export class TasksError extends Error {
 /** The task has another version than the one to change. `headers` has the `ETag` of the current one. */
 export class ConflictError extends TasksError {}
 
+const BATCH = "/api/tasks/batch";
 const RETRIES = 4;
 /** In seconds. If `Retry-After` is longer, the error is thrown at once. */
 const LONGEST_WAIT = 30;
@@ -99,6 +102,14 @@ export class Tasks {
   restore = (id: string, version?: number): Promise<Task> =>
     this.#task("POST", `/api/tasks/${id}/restore`, undefined, version);
 
+  /**
+   * Up to 100 operations on different tasks, in one request. There is a result for each, in their order; with
+   * `atomic`, rejects if one of them fails, and then none is applied.
+   */
+  async batch(operations: Operation[], atomic = false): Promise<Result[]> {
+    return (await (await this.#send("POST", BATCH, { operations, atomic })).json()).results;
+  }
+
   /** What has changed behind the `position` of an earlier result; rejects with 410 if that has expired. */
   async changes(since = "0"): Promise<Changes> {
     return (await this.#send("GET", `/api/tasks/changes?since=${since}`)).json();
@@ -121,7 +132,7 @@ export class Tasks {
   async #send(method: string, path: string, body?: object, version?: number): Promise<Response> {
     const headers: Record<string, string> = { "Content-Type": "application/json" };
     if (version !== undefined) headers["If-Match"] = `"${version}"`;
-    if (path === "/api/tasks") headers["Idempotency-Key"] = crypto.randomUUID();
+    if (path === "/api/tasks" || path === BATCH) headers["Idempotency-Key"] = crypto.randomUUID();
     const init = { method, headers, body: body && JSON.stringify(body) };
     for (let retries = 0; ; retries++) {
       const response = await this.#fetchOnce(path, init, retries < RETRIES && version === undefined);

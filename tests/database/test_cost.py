@@ -77,7 +77,7 @@ def pages() -> dict[str, Operation]:
 
 
 BY_NAME = {each.name: each for each in OPERATIONS}
-REQUESTS = {each.name: each for each in ON_TASKS} | {
+REQUESTS = {each.name: each for each in ON_TASKS if each.name != "batch_tasks"} | {
     "list": replace(BY_NAME["list_tasks"], query=""),
     "update nothing": replace(BY_NAME["update_task"], body=dict),
 }
@@ -151,6 +151,18 @@ def test_queries_use_an_index_and_never_sort(
         assert re.search(r"Index Cond: \(+user_id = ", plan), plan
         # A scan of the primary key would read all tasks of the user, and those in the trash.
         assert operation.on_one_task or "pk_tasks" not in plan, plan
+
+
+@pytest.mark.spec("batch.at-once", "schema.plans")
+def test_a_batch_looks_each_task_up_by_its_id(caller: Caller, line: ProtocolProxy, explain: Explain) -> None:
+    line.clear()
+    assert BY_NAME["batch_tasks"].send(caller).status_code == 200
+    plan = explain(line.messages)
+    scans = re.findall(r"(Index Scan using pk_tasks|\w+ Scan) on tasks.*\n +(.*)", plan)
+    assert len(scans) == 3, plan
+    for scan, condition in scans:
+        assert scan == "Index Scan using pk_tasks", plan
+        assert re.match(r"Index Cond: \(\(user_id = .*\) AND \(id = ", condition), plan
 
 
 @pytest.mark.spec("account.export.pages", "schema.plans")

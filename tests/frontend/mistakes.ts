@@ -12,6 +12,9 @@ export async function mistakes(tasks: Tasks, id: string): Promise<void> {
   await tasks.update(id, { due_at: null });
   await tasks.update(id, { title: null }); // wrong
   await tasks.update(id, { completed: "yes" }); // wrong
+  await tasks.batch([{ op: "update", id, if_version: 2, task: { due_at: null } }, { op: "delete", id }], true);
+  await tasks.batch([{ op: "update", task: {} }]); // wrong
+  await tasks.batch([{ op: "upsert", id }]); // wrong
   await tasks.list({ limit: 2, completed: false });
   await tasks.list({ owner: "somebody else" }); // wrong
   await tasks.list({ limit: "2" }); // wrong

@@ -48,6 +48,7 @@ const acts = {
   update: tasks.update,
   delete: (id: string, version?: number) => tasks.delete(id, version),
   restore: tasks.restore,
+  batch: tasks.batch.bind(tasks),
   changes: (since?: string) => tasks.changes(since),
   exportAccount: () => tasks.exportAccount(),
   deleteAccount: () => tasks.deleteAccount(),

@@ -210,6 +210,21 @@ def test_changes_are_followed_until_the_position_expires(ann: Page) -> None:
     assert ann.refused("changes", first["position"]).problem["type"] == "/problems/sync-expired"
 
 
+@pytest.mark.spec("batch.key", "batch.results")
+def test_a_batch_whose_answers_are_lost_is_applied_once(cut: tuple[Page, CuttingProxy]) -> None:
+    ann, proxy = cut
+    task = ann.do("create", {"title": "Water the plants"})
+    proxy.cuts += [b"POST /api/tasks/batch"] * 2
+    update = {"op": "update", "id": task["id"], "if_version": 1, "task": {"completed": True}}
+    changed, created = ann.do("batch", [update, {"op": "create", "task": {"title": "Feed the cat"}}], True)
+    assert proxy.cuts == []
+    assert (changed["status"], changed["task"]["version"], created["status"]) == (200, 2, 201)
+    assert ann.do("pages") == [[created["task"], changed["task"]]]
+    assert [each["status"] for each in ann.do("batch", [update])] == [412]
+    refusal = ann.refused("batch", [update], True)
+    assert refusal.problem["errors"][0]["type"] == "/problems/precondition-failed"
+
+
 @pytest.mark.spec("account.export", "account.erase")
 def test_an_account_is_exported_and_deleted(ann: Page) -> None:
     tasks = [ann.do("create", {"title": f"{number}"}) for number in range(2)]

@@ -84,6 +84,8 @@ class Snapshot:
     """Of the task."""
     feed: Feed | None
     other_rows: str
+    foreign_rows: str
+    """A fingerprint of the rows of all other users."""
 
 
 @dataclass
@@ -180,13 +182,13 @@ class FuzzContext:
         """Of all tasks of the user, deleted or not."""
         return {task for (task,) in self.query("SELECT id::text FROM tasks WHERE user_id = %s", user.id)}
 
-    def row(self, task: UUID) -> Row | None:
-        """The stored row of the owner's task, even if deleted."""
+    def row(self, task: UUID, of: User | None = None) -> Row | None:
+        """The stored row of the task of the owner, or of another user, even if deleted."""
         statement = (
             "SELECT to_jsonb(tasks) - '{seq,search_title,search_description}'::text[]"
             " FROM tasks WHERE user_id = %s AND id = %s"
         )
-        found = self.query(statement, self.owner.id, str(task))
+        found = self.query(statement, (of or self.owner).id, str(task))
         return found[0][0] if found else None
 
     def position(self, task: UUID) -> int | None:
@@ -237,9 +239,19 @@ class FuzzContext:
             )
         )
 
+    def _foreign_rows(self) -> str:
+        return str(
+            self.query(
+                "SELECT count(*), sum(xmin::text::bigint) FROM tasks WHERE user_id <> %s"
+                " UNION ALL SELECT count(*), sum(xmin::text::bigint) FROM feeds WHERE user_id <> %s",
+                self.owner.id,
+                self.owner.id,
+            )
+        )
+
     def snapshot(self, task: UUID | None) -> Snapshot:
         row, position = (self.row(task), self.position(task)) if task else (None, None)
-        return Snapshot(row, position, self.feed(), self._other_rows(task))
+        return Snapshot(row, position, self.feed(), self._other_rows(task), self._foreign_rows())
 
     @contextmanager
     def without_row_security(self) -> Iterator[None]:

@@ -45,7 +45,10 @@ JSON: Headers = (("Content-Type", "application/json"),)
 
 def valid(operation: Operation, token: str | User | None) -> Options:
     """What a valid request of this operation has beside its method and URL."""
-    content = json.dumps({**operation.body(), "title": TITLE}).encode() if operation.body else None
+    body = operation.body() if operation.body else None
+    if body is not None and "title" in body:
+        body["title"] = TITLE
+    content = None if body is None else json.dumps(body).encode()
     return {"token": token, "content": content, "headers": JSON}
 
 

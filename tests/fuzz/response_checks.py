@@ -52,7 +52,8 @@ _CORS_RESPONSES: Mapping[str, re.Pattern[str]] = {
     ),
 }
 _ACCOUNT_PATH = re.compile(r"/api/account(/export)?(\?.*)?")
-_CHANGES_PATH = re.compile(r"/api/tasks/changes(\?.*)?")
+_SYNC_PATH = re.compile(r"/api/tasks/(changes|batch)(\?.*)?")
+_BATCH_PATH = re.compile(r"/api/tasks/batch(\?.*)?")
 _TASK_PATH = re.compile(r"/api/tasks(/[^/?]+(/restore)?)?(\?.*)?")
 _PREFLIGHT_HEADERS = {f"access-control-{name}" for name in ("allow-methods", "allow-headers", "max-age")}
 _TASK_RESPONSES = {"cache-control": re.compile("private, no-cache"), "vary": re.compile(r".*Authorization.*")}
@@ -73,6 +74,8 @@ _BY_STATUS: Mapping[int, Mapping[str, re.Pattern[str]]] = {
 # Added by the server.
 _SERVER_HEADERS = {"connection", "content-length", "content-type", "date", "server", "transfer-encoding"}
 _OPTIONAL = {"link", "server-timing", "vary", "idempotency-replayed"}
+_WITH_ERRORS = {"invalid-request", "conflicting-parameters", "batch-failed"}
+_PERHAPS_WITH_ERRORS = "precondition-required"
 _OPTIONAL_OF_STATUS = {200: {"location"}, 409: {"etag"}}
 _PROBLEMS: Mapping[str, int] = {
     "malformed-body": 400,
@@ -89,6 +92,7 @@ _PROBLEMS: Mapping[str, int] = {
     "conflicting-parameters": 409,
     "quota-reached": 409,
     "task-exists": 409,
+    "batch-failed": 409,
     "idempotency-key-reused": 409,
     "sync-expired": 410,
     "invalid-idempotency-key": 400,
@@ -153,6 +157,8 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
             yield f"the header {name} of a {response.status_code} is {value!r}"
     optional = _OPTIONAL | _OPTIONAL_OF_STATUS.get(response.status_code, set())
     optional |= _PREFLIGHT_HEADERS if is_preflight else set()
+    if _BATCH_PATH.fullmatch(response.request.path_url) and response.status_code == 200:
+        optional |= {"tasks-position"}
     for name in response.headers.keys() - expected.keys() - _SERVER_HEADERS - optional:
         yield f"the specification does not list the header {name}"
     if "Origin" not in ", ".join(response.headers.get("vary", [])):
@@ -162,7 +168,7 @@ def check_headers(response: Response, *, allowed_origin: str | None = ORIGIN) ->
 def _headers_of(response: Response) -> Mapping[str, re.Pattern[str]]:
     """The headers that depend on the path."""
     path = response.request.path_url
-    if _CHANGES_PATH.fullmatch(path):
+    if _SYNC_PATH.fullmatch(path):
         return _TASK_RESPONSES
     if _TASK_PATH.fullmatch(path):
         tagged = response.status_code in {200, 201, 304}
@@ -201,10 +207,11 @@ def check_problem(response: Response) -> Iterator[str]:
         yield "the challenge and the problem have different reasons"
     if [problem.get("instance")] != response.headers.get("x-request-id"):
         yield "the problem does not name its request"
-    if ("errors" in problem) != (kind_of_problem in {"invalid-request", "conflicting-parameters"}):
-        yield "errors belong to what is invalid or contradicts, and only to that"
+    if ("errors" in problem) != (kind_of_problem in _WITH_ERRORS) and kind_of_problem != _PERHAPS_WITH_ERRORS:
+        yield "errors belong to what is invalid, contradicts or fails in a batch, and only to that"
+    own = {"detail", "type"} if kind_of_problem == "batch-failed" else {"detail"}
     if not all(
-        each.keys() - _LOCATIONS == {"detail"} and len(each) == 2 for each in problem.get("errors", ())
+        each.keys() - _LOCATIONS == own and len(each) == len(own) + 1 for each in problem.get("errors", ())
     ):
         yield "an error does not have exactly a detail and a location"
     yield from check_wording(problem)
@@ -212,11 +219,19 @@ def check_problem(response: Response) -> Iterator[str]:
 
 def check_timestamps(response: Response) -> Iterator[str]:
     if response.status_code < 300 and response.content and response.request.path_url.startswith("/api/tasks"):
-        document = response.json()
-        for task in document if isinstance(document, list) else [document]:
-            for name, value in task.items():
-                if name.endswith("_at") and value is not None and not _TIMESTAMP.fullmatch(value):
-                    yield f"{name} is {value!r}, which is not RFC 3339 in UTC"
+        for name, value in _times(response.json()):
+            if value is not None and not _TIMESTAMP.fullmatch(value):
+                yield f"{name} is {value!r}, which is not RFC 3339 in UTC"
+
+
+def _times(document: Any) -> Iterator[tuple[str, Any]]:
+    """The members of all objects in a JSON document that are times."""
+    if isinstance(document, list):
+        for each in document:
+            yield from _times(each)
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            yield from [(name, value)] if name.endswith("_at") else _times(value)
 
 
 def leaks(response: Response, secrets: Iterable[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from tests.support import ACCOUNT, TASKS
 
 ROUTES = (
     ACCOUNT, f"{ACCOUNT}/export",
-    TASKS, f"{TASKS}/changes",
+    TASKS, f"{TASKS}/changes", f"{TASKS}/batch",
     f"{TASKS}/{{task_id}}", f"{TASKS}/{{task_id}}/restore", "/health/live", "/health/ready",
     "/problems/{name}", "/openapi.json", "/docs", "/docs/assets/{digest}/{name}",
 )  # fmt: skip

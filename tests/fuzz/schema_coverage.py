@@ -93,15 +93,24 @@ class SchemaCoverage:
                 yield from (f"{name}: status {status}" for status in operation["responses"])
                 for each in operation.get("parameters", []):
                     yield f"{name}: {each['name']} sent"
-                    yield from _keywords(f"{name}: {each['name']}", _of_texts(each["schema"]))
+                    yield from self._keywords(f"{name}: {each['name']}", _of_texts(each["schema"]))
                 for media_type, schema in self._bodies(operation):
                     yield f"{name}: {media_type} sent"
-                    yield from _keywords(f"{name}: {media_type}", schema)
+                    yield from self._keywords(f"{name}: {media_type}", schema)
 
     def _bodies(self, operation: Schema) -> Iterator[tuple[str, Schema]]:
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-            reference = content["schema"]["$ref"].rpartition("/")[2]
-            yield media_type, self._contract["components"]["schemas"][reference]
+            yield media_type, self._resolved(content["schema"])
+
+    def _resolved(self, schema: Schema) -> Schema:
+        name = schema.get("$ref", "").rpartition("/")[2]
+        found: Schema = self._contract["components"]["schemas"][name] if name else schema
+        return found
+
+    def _branches(self, schema: Schema) -> Iterator[tuple[str, Schema]]:
+        """The schemas of a discriminated union, by the value that chooses each of them."""
+        for value, reference in schema.get("discriminator", {}).get("mapping", {}).items():
+            yield value, self._resolved({"$ref": reference})
 
     def _record_parameters(
         self,
@@ -145,16 +154,19 @@ class SchemaCoverage:
 
     def _visit(self, place: str, schema: Schema, value: object) -> None:
         """Count the keywords of a schema, and of the schemas within it, for one value."""
+        schema = self._resolved(schema)
         for keyword, types in _TYPES.items():
             if keyword in schema and isinstance(value, types):
-                alone = {name: schema[name] for name in (keyword, "properties") if name in schema}
-                satisfied = _is_valid(
-                    alone if keyword == "additionalProperties" else {keyword: schema[keyword]}, value
-                )
+                names = dict.fromkeys(schema.get("properties", {}), True)
+                beside = {"properties": names} if keyword == "additionalProperties" else {}
+                satisfied = _is_valid({keyword: schema[keyword], **beside}, value)
                 self._reach(f"{place}: {keyword} {'satisfied' if satisfied else 'violated'}")
         for branch in schema.get("anyOf", []):
             if _is_valid({"type": branch["type"]}, value):
                 self._visit(f"{place} ({branch['type']})", branch, value)
+        for chosen, branch in self._branches(schema):
+            if isinstance(value, dict) and value.get("op") == chosen:
+                self._visit(f"{place} ({chosen})", branch, value)
         if isinstance(value, dict):
             for name in value.keys() & schema.get("properties", {}).keys():
                 self._visit(f"{place}.{name}", schema["properties"][name], value[name])
@@ -166,19 +178,27 @@ class SchemaCoverage:
         if part in self.parts:
             self.parts[part] += 1
 
+    def _keywords(self, place: str, schema: Schema) -> Iterator[str]:
+        schema = self._resolved(schema)
+        for keyword in schema.keys() & _TYPES.keys():
+            yield from (f"{place}: {keyword} {outcome}" for outcome in ("satisfied", "violated"))
+        for branch in schema.get("anyOf", []):
+            # A branch is chosen by its type, which it therefore cannot violate.
+            yield f"{place} ({branch['type']}): type satisfied"
+            yield from self._keywords(f"{place} ({branch['type']})", _without(branch, "type"))
+        for chosen, branch in self._branches(schema):
+            # Likewise by the value of `op`.
+            members = _without(branch["properties"], "op")
+            chosen_branch = {**_without(branch, "type"), "properties": members}
+            yield from self._keywords(f"{place} ({chosen})", chosen_branch)
+        for name, inner in schema.get("properties", {}).items():
+            yield from self._keywords(f"{place}.{name}", inner)
+        if "items" in schema:
+            yield from self._keywords(f"{place}[]", schema["items"])
 
-def _keywords(place: str, schema: Schema) -> Iterator[str]:
-    for keyword in schema.keys() & _TYPES.keys():
-        yield from (f"{place}: {keyword} {outcome}" for outcome in ("satisfied", "violated"))
-    for branch in schema.get("anyOf", []):
-        # A branch is chosen by its type, which it therefore cannot violate.
-        inner = {name: value for name, value in branch.items() if name != "type"}
-        yield f"{place} ({branch['type']}): type satisfied"
-        yield from _keywords(f"{place} ({branch['type']})", inner)
-    for name, inner in schema.get("properties", {}).items():
-        yield from _keywords(f"{place}.{name}", inner)
-    if "items" in schema:
-        yield from _keywords(f"{place}[]", schema["items"])
+
+def _without(schema: Schema, name: str) -> Schema:
+    return {key: value for key, value in schema.items() if key != name}
 
 
 def _of_texts(schema: Schema) -> Schema:

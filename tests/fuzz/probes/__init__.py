@@ -14,6 +14,7 @@ from tests.fuzz.context import FuzzContext, User
 from tests.fuzz.prober import PROBES, SEED, Prober, Stop
 from tests.fuzz.probes import (
     account,
+    batch,
     bodies,
     changes,
     database,
@@ -42,6 +43,7 @@ MODULES = (
     trash,
     account,
     changes,
+    batch,
     bodies,
     headers,
     database,

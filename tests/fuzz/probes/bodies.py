@@ -8,7 +8,6 @@ from tests.fuzz.context import User
 from tests.fuzz.prober import JSON, Content, Headers, Prober, probe
 from tests.operations import ON_ONE_TASK, OPERATIONS, Operation
 
-LIMIT = 65_536
 WITH_BODY = tuple(each for each in OPERATIONS if each.body)
 WITHOUT_BODY = tuple(each for each in OPERATIONS if not each.body)
 JSON_TYPES = (
@@ -149,14 +148,15 @@ def a_body_that_is_json_but_no_object(prober: Prober) -> None:
             )  # fmt: skip
 
 
-@probe("http.body-limit", at_least=6 * len(WITH_BODY))
+@probe("http.body-limit", "batch.body-limit", at_least=6 * len(WITH_BODY))
 def a_body_within_one_percent_of_the_limit(prober: Prober) -> None:
     """On both sides, with a declared length and without."""
     for operation, url in _targets(prober):
-        for size in (LIMIT - 600, LIMIT, LIMIT + 1):
+        limit = operation.body_limit
+        for size in (limit - 600, limit, limit + 1):
             whole = _padded(operation, size)
             for content in (whole, _in_chunks(whole)):
-                _send_sized(prober, operation, url, content, fits=size <= LIMIT)
+                _send_sized(prober, operation, url, content, fits=size <= limit)
 
 
 def _send_sized(prober: Prober, operation: Operation, url: str, content: Content, *, fits: bool) -> None:

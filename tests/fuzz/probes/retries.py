@@ -10,6 +10,7 @@ from httpx2 import Response
 from tests.factories import full_task, new_task
 from tests.fuzz.context import User
 from tests.fuzz.prober import JSON, Prober, probe
+from tests.fuzz.probes.batch import BATCH, request_of
 from tests.support import TASKS
 
 GOOD_KEYS = ("!", "~" * 255, '"', "%s'--", "0f8fad5b-d9cb-469f-a165-70867728950e")
@@ -60,12 +61,15 @@ def a_create_under_a_key(prober: Prober) -> None:
         prober.expect(_same(again, first), "the response depends on what has happened since", again)
 
 
-@probe("tasks.create.key.form", at_least=len(BAD_KEYS) + 1)
+@probe("tasks.create.key.form", at_least=2 * len(BAD_KEYS) + 1)
 def a_key_of_the_wrong_form(prober: Prober) -> None:
     owner = prober.context.owner
     for key in BAD_KEYS:
         _refuse(prober, 400, "invalid-idempotency-key", owner, new_task(), key)
     _refuse(prober, 400, "invalid-idempotency-key", owner, new_task(), "a", "a")
+    for key in BAD_KEYS:
+        request = request_of(owner, {"op": "create", "task": new_task()}, key=key)
+        prober.refuse(400, "invalid-idempotency-key", "POST", BATCH, **request)
 
 
 @probe("tasks.create.id", "task.id", at_least=9)

@@ -27,7 +27,7 @@ _BODIES = {
     each["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]: (path, method)
     for path, methods in _CONTRACT["paths"].items()
     for method, each in methods.items()
-    if "requestBody" in each
+    if "requestBody" in each and not path.endswith("/batch")
 }
 MEDIA_TYPES = {
     name: tuple(_CONTRACT["paths"][path][method]["requestBody"]["content"])

@@ -3,7 +3,7 @@
 import itertools
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from httpx2 import Response
 
@@ -11,6 +11,7 @@ from tests.chaos.servers import running_redis
 from tests.fuzz.context import User
 from tests.fuzz.lab import Lab, refuse_each_operation, set_up
 from tests.fuzz.prober import Prober, valid
+from tests.fuzz.probes.batch import BATCH, request_of
 from tests.fuzz.setups.database import LONG_TIMEOUTS, behind_proxy
 from tests.operations import OPERATIONS
 from tests.support import ACCOUNT, TASKS, wait_until
@@ -22,6 +23,7 @@ LIMITS = {
 }
 DEFAULT_FAILURES = 60
 LISTS = 20
+CREATE = {"op": "create", "task": {"title": "New"}}
 NOT_REDIS = "redis://127.0.0.1:1"
 
 
@@ -127,6 +129,19 @@ def _is_accepted(prober: Prober, user: User) -> bool:
     return response.status_code == 200
 
 
+@set_up("batch.limits", "limits.requests", at_least=3)
+def a_batch_over_the_limit(lab: Lab) -> None:
+    """Each operation counts as a request."""
+    with lab.service(RATE_LIMIT_REQUESTS="10/minute") as prober:
+        user, begun = lab.user(), time.monotonic()
+        for count, status in ((6, 200), (4, 200)):
+            prober.accept(status, "POST", BATCH, **request_of(user, *[CREATE] * count))
+        limited = prober.refuse(429, "too-many-requests", "POST", BATCH, **request_of(user, CREATE))
+        expect_limited(prober, limited, "requests", 10, begun)
+        over = request_of(lab.user(), *[CREATE] * 11)
+        prober.refuse(429, "too-many-requests", "POST", BATCH, **over)
+
+
 @set_up("limits.failures", "limits.good-token", "limits.headers", at_least=20)
 def an_address_with_too_many_failures(lab: Lab) -> None:
     with lab.service(**LIMITS) as prober:
@@ -180,17 +195,19 @@ def the_usual_limit_of_failures(lab: Lab) -> None:
 
 @set_up("limits.lists", "limits.headers", at_least=3)
 def a_user_with_many_lists_in_progress(lab: Lab) -> None:
-    """Each list waits for its own connection to open."""
+    """One more than the limit; the others wait for connections to open."""
     user, policy = lab.user(), f'"concurrent-lists";q={LISTS};qu="concurrent-requests"'
     with (
         behind_proxy(lab, DB_POOL_SIZE=str(LISTS), **LONG_TIMEOUTS) as (proxy, prober),
-        ThreadPoolExecutor(LISTS) as threads,
+        ThreadPoolExecutor(LISTS + 1) as threads,
     ):
         proxy.held = True
         headers = {"Authorization": f"Bearer {user.token}"}
-        running = [threads.submit(prober.client.get, TASKS, headers=headers) for _ in range(LISTS)]
+        running = [threads.submit(prober.client.get, TASKS, headers=headers) for _ in range(LISTS + 1)]
         try:
-            wait_until(lambda: proxy.connections_opened == LISTS, "the lists do not begin")
+            refused = next(as_completed(running, timeout=30))
+            running.remove(refused)
+            prober.expect(refused.result().status_code == 429, "the lists are not limited")
             for path in (TASKS, f"{TASKS}/changes", f"{ACCOUNT}/export"):
                 limited = prober.refuse(429, "too-many-requests", "GET", path, token=user)
                 found = limited.headers.get("RateLimit-Policy")
