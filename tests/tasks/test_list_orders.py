@@ -1,5 +1,6 @@
 """The orders of the list, and paging through them while tasks change."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from db import Database
+from schemas import TaskFilter
+from services.lists import list_tasks
+from tests.conftest import MakeSettings
 from tests.environment import Sql
 from tests.support import TASKS, Caller, ok
 from tests.tasks.test_list import walk
@@ -54,6 +59,25 @@ def test_pages_follow_the_order(owner: Caller, sort: str, limit: int) -> None:
     pages = walk(owner, f"{TASKS}?sort={sort}&limit={limit}")
     assert list(itertools.chain(*pages)) == expected(tasks, sort)
     assert [len(page) for page in pages[:-1]] == [limit] * (len(pages) - 1)
+
+
+@pytest.mark.spec("tasks.list.limit", "schema.plans")
+@pytest.mark.parametrize("limit", range(1, 7))
+def test_no_more_is_read_across_the_border_of_the_due_dates(
+    owner: Caller, make_settings: MakeSettings, limit: int
+) -> None:
+    for due_at in ["2030-01-01T00:00:00Z", None] * 3:
+        owner.create(due_at=due_at)
+
+    async def scenario() -> int:
+        database = Database(make_settings())
+        page = await database.run(
+            owner.user_id, list_tasks, where=TaskFilter(), sort="due", after=None, limit=limit
+        )
+        await database.close()
+        return len(page.tasks)
+
+    assert asyncio.run(scenario()) == limit
 
 
 @pytest.mark.spec("tasks.list.sort", "tasks.list.order")
