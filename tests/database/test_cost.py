@@ -155,6 +155,7 @@ def test_queries_use_an_index_and_never_sort(
 
 @pytest.mark.spec("batch.at-once", "schema.plans")
 def test_a_batch_looks_each_task_up_by_its_id(caller: Caller, line: ProtocolProxy, explain: Explain) -> None:
+    caller.get()  # Opens a connection.
     line.clear()
     assert BY_NAME["batch_tasks"].send(caller).status_code == 200
     plan = explain(line.messages)
@@ -167,6 +168,7 @@ def test_a_batch_looks_each_task_up_by_its_id(caller: Caller, line: ProtocolProx
 
 @pytest.mark.spec("account.export.pages", "schema.plans")
 def test_an_export_follows_the_primary_key(caller: Caller, line: ProtocolProxy, explain: Explain) -> None:
+    caller.get()  # Opens a connection.
     line.clear()
     assert caller.get(f"{ACCOUNT}/export").status_code == 200
     for messages in (line.messages[:2], line.messages[2:4]):

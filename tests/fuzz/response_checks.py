@@ -209,6 +209,9 @@ def check_problem(response: Response) -> Iterator[str]:
         yield "the problem does not name its request"
     if ("errors" in problem) != (kind_of_problem in _WITH_ERRORS) and kind_of_problem != _PERHAPS_WITH_ERRORS:
         yield "errors belong to what is invalid, contradicts or fails in a batch, and only to that"
+    errors = [*map(json.dumps, problem.get("errors", ()))]
+    if len(set(errors)) < len(errors):
+        yield "an error is listed twice"
     own = {"detail", "type"} if kind_of_problem == "batch-failed" else {"detail"}
     if not all(
         each.keys() - _LOCATIONS == own and len(each) == len(own) + 1 for each in problem.get("errors", ())

@@ -242,6 +242,30 @@ def test_an_atomic_batch_is_applied_whole_or_not_at_all(owner: Caller) -> None:
     assert statuses(send(owner, create(), update(task["id"], 1, title="x"), atomic=True)) == [201, 200]
 
 
+@pytest.mark.spec("batch.atomic", "batch.results", "tasks.not-found")
+def test_one_failure_of_any_kind_is_enough(owner: Caller) -> None:
+    task, deleted = (owner.create()["id"] for _ in range(2))
+    owner.delete(deleted)
+    failures = {
+        404: [
+            delete(new_id()),
+            update(new_id()),
+            restore(new_id()),
+            update(deleted, title="x"),
+            delete(deleted),
+        ],
+        412: [update(task, 7, title="x"), delete(task, 7), restore(task, 7), restore(deleted, 7)],
+        409: [create(task), create(deleted)],
+    }
+    before = stored(owner)
+    for status, operations in failures.items():
+        for operation in operations:
+            assert_problem(send(owner, create(), operation, atomic=True), 409, "batch-failed")
+            assert stored(owner) == before
+            assert statuses(send(owner, operation)) == [status]
+            assert stored(owner) == before
+
+
 @pytest.mark.spec("batch.atomic", "batch.at-once")
 def test_racing_atomic_batches_leave_no_mixture(owner: Caller) -> None:
     """Each writes its number into all tasks; whoever reads them between two batches sees one number."""

@@ -187,6 +187,12 @@ def test_invalid_values_name_their_parameter(owner: Caller, name: str, value: ob
     assert error_locations(owner.request("GET", TASKS, params={name: value})) == {name}
 
 
+@pytest.mark.spec("problems.errors")
+def test_an_error_is_listed_once(owner: Caller) -> None:
+    problem = assert_problem(owner.get(f"{TASKS}?tag=&tag=&tag="), 422, "invalid-request")
+    assert problem["errors"] == [{"parameter": "tag"}]
+
+
 @pytest.mark.spec("tasks.list.conflicts")
 @pytest.mark.parametrize(
     ("query", "name"),

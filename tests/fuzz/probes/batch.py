@@ -114,7 +114,8 @@ def _effects(operation: Op, before: Mapping[str, Any], after: Any, user: User) -
 def a_batch_with_an_operation_that_fails(prober: Prober) -> None:
     context = prober.context
     user = User("fuzz-batch", context.mint("fuzz-batch"))
-    task, taken = _create(prober, user), _create(prober, user)
+    task, taken, deleted = (_create(prober, user) for _ in range(3))
+    prober.accept(204, "DELETE", f"{TASKS}/{deleted}", token=user)
     failing: Sequence[tuple[int, str, Op]] = (
         (404, "not-found", {"op": "delete", "id": str(uuid.uuid4())}),
         (404, "not-found", {"op": "update", "id": str(uuid.uuid4()), "task": {"title": "x"}}),
@@ -122,7 +123,10 @@ def a_batch_with_an_operation_that_fails(prober: Prober) -> None:
         (412, "precondition-failed", {"op": "update", "id": task, "task": {"title": "x"}, "if_version": 99}),
         (412, "precondition-failed", {"op": "delete", "id": task, "if_version": 99}),
         (412, "precondition-failed", {"op": "restore", "id": task, "if_version": 99}),
-        (409, "task-exists", {"op": "create", "id": taken, "task": {"title": "Another"}}),
+        (404, "not-found", {"op": "update", "id": deleted, "task": {"title": "x"}}),
+        (404, "not-found", {"op": "delete", "id": deleted}),
+        (409, "task-exists", {"op": "create", "id": taken, "task": full_task()}),
+        (409, "task-exists", {"op": "create", "id": deleted, "task": new_task()}),
     )
     for status, kind, operation in failing:
         good = {"op": "create", "task": new_task()}

@@ -126,6 +126,8 @@ def statements_in_another_users_scope(prober: Prober) -> None:
         prober.expect(_count(sql, user, erased) == 0, f"{user!r} erases the owner's account")
         _expect_state(prober, user, _key_of(owner), DENIED)
         _expect_state(prober, user, _insert(owner), DENIED)
+        # With a position, so that the trigger does not look for the owner's feed.
+        _expect_state(prober, user, _insert(owner, "seq", "1"), DENIED)
     _expect_state(prober, owner, _insert(owner), None)
     prober.expect(_count(sql, owner, touch.format(owner)) > 0, "the owner cannot update their own rows")
     forced = context.query(

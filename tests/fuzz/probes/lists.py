@@ -320,7 +320,8 @@ def a_parameter_at_and_beyond_its_limits(prober: Prober) -> None:
             prober.expect_errors(response, "parameter", name)
     repeated = [f"{name}=x&{name}=x" for name in ("tag", "any_tag")]
     many = ["&".join(f"{name}={number}" for number in range(21)) for name in ("tag", "any_tag")]
-    for query in (*repeated, *many):
+    alike = [f"{name}=&{name}=" for name in ("tag", "any_tag")]
+    for query in (*repeated, *many, *alike):
         response = prober.refuse(
             422, "invalid-request", "GET", f"{TASKS}?{query}", token=prober.context.owner
         )

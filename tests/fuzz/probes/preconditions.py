@@ -124,6 +124,9 @@ def the_tag_of_a_list(prober: Prober) -> None:
             prober.expect(again.status_code == 304, "an unchanged list is sent again", again)
             part = _get(prober, path, user, f'{tag.partition("-")[0]}"')
             prober.expect(part.content == first.content, "a part of a tag hides a list", part)
+            for stale in seen:
+                answer = _get(prober, path, user, stale)
+                prober.expect(answer.content == first.content, "an old tag hides a list", answer)
             seen.append(tag)
             foreign = _get(prober, path, context.owner, tag)
             prober.expect(foreign.status_code == 200, "a tag is valid for another user", foreign)
