@@ -136,6 +136,8 @@ class Database:
         self._writes = Turns(1)
         self._pool_timeout = settings.db_pool_timeout
         self._deadline = settings.db_connect_timeout + settings.db_statement_timeout + GRACE_SECONDS
+        self.after_write: Callable[[str], None] = _nothing
+        """Called with the user after each of their writes."""
         self._readiness: asyncio.Task[str | None] | None = None
         self._readiness_expires = 0.0
 
@@ -170,7 +172,9 @@ class Database:
         Writes of a user wait for each other in the database in any case. Waiting here keeps a
         burst of one user from occupying every connection.
         """
-        return await self._run(self._writes.of(user_id), user_id, work, *args, **kwargs)
+        result = await self._run(self._writes.of(user_id), user_id, work, *args, **kwargs)
+        self.after_write(user_id)
+        return result
 
     async def _run(
         self,
@@ -322,6 +326,10 @@ async def get_database(request: Request) -> Database:
 
 RequestDatabase = Annotated[Database, Depends(get_database)]
 """For the parameter `database` of an operation."""
+
+
+def _nothing(_: str) -> None:
+    """Nobody waits for writes."""
 
 
 def _read_readiness(session: UserSession, _: str) -> tuple[str, bool, str | None]:

@@ -91,6 +91,15 @@ def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
     pthread_sigmask(SIG_BLOCK, {SIGTERM})
 
 
+def _begin_to_stop(worker: ASGIWorker) -> None:
+    """End the requests that wait for changes, which could take longer than a stop."""
+    worker.loop.call_later(DRAIN_SECONDS, worker.handle_exit_signal)
+    # Absent until the application has started.
+    waiting_room = getattr(worker.app.wsgi().state, "waiting_room", None)
+    if waiting_room is not None:
+        waiting_room.end()
+
+
 def post_worker_init(worker: ASGIWorker) -> None:
     """Unblock SIGTERM once the event loop runs, and keep serving for DRAIN_SECONDS after it.
 
@@ -99,5 +108,5 @@ def post_worker_init(worker: ASGIWorker) -> None:
     """
     gc.freeze()
     loop = worker.loop
-    loop.add_signal_handler(SIGTERM, loop.call_later, DRAIN_SECONDS, worker.handle_exit_signal)
+    loop.add_signal_handler(SIGTERM, _begin_to_stop, worker)
     loop.call_soon(pthread_sigmask, SIG_UNBLOCK, {SIGTERM})

@@ -15,6 +15,7 @@ from auth.tokens import TokenVerifier
 from db import Database
 from observability import logs
 from routes import account, batch, changes, docs, health, tasks
+from services.waiting import WaitingRoom
 from settings import Settings
 from web import errors, openapi
 from web.cors import PreflightMiddleware
@@ -56,10 +57,12 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
+        database = Database(settings)
         for name, part in (
             ("rate_limits", RateLimits(settings)),
             ("token_verifier", TokenVerifier(settings)),
-            ("database", Database(settings)),
+            ("database", database),
+            ("waiting_room", WaitingRoom(database, settings.max_waiting_requests)),
         ):
             setattr(app.state, name, part)
             stack.push_async_callback(part.close)

@@ -231,6 +231,7 @@ class Settings(DatabaseSettings):
 
     require_if_match: bool = False
     max_tasks_per_user: Annotated[int, Field(ge=1, le=100_000)] = 20_000
+    max_waiting_requests: Annotated[int, Field(ge=0, le=100_000)] = 500
 
     rate_limit_requests: Rate = limits.parse("600/minute")
     rate_limit_auth_failures: Rate = limits.parse("60/minute")

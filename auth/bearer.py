@@ -33,7 +33,8 @@ async def get_current_user(request: Request) -> str:
         raise _unauthorized(refusal.reason) from None
     except KeysUnavailable:
         raise unavailable("The keys that verify tokens cannot be reached.") from None
-    request_context.current().user_id = user.id
+    info = request_context.current()
+    info.user_id, info.token_expires_at = user.id, user.expires_at
     await limits.requests.hit(user.id)
     needed = _needed_scope(request.scope["route"].path, request.method)
     if user.scopes is not None and needed not in user.scopes:

@@ -40,7 +40,7 @@ MAX_WINDOWS = 32_768
 LONG_KEY = 40
 """Keys of at least this length are stored as SHA-256 hex digests, which no shorter key can equal."""
 
-LISTS_IN_PROGRESS, BATCHES_IN_PROGRESS = 20, 4
+LISTS_IN_PROGRESS, BATCHES_IN_PROGRESS, WAITS_IN_PROGRESS = 20, 4, 10
 """Per user and process. A browser opens 6 connections to an origin over HTTP/1.1."""
 
 log = logging.getLogger(__name__)
@@ -244,6 +244,7 @@ class RateLimits:
         self.requests = RateLimit("requests", settings.rate_limit_requests, self._counters)
         self.failures = RateLimit("auth-failures", settings.rate_limit_auth_failures, self._counters)
         self.lists = ConcurrencyLimit("lists", LISTS_IN_PROGRESS)
+        self.waits = ConcurrencyLimit("waits", WAITS_IN_PROGRESS)
         self.batches = ConcurrencyLimit("batches", BATCHES_IN_PROGRESS)
         self._hops = settings.trusted_proxy_hops
 

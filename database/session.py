@@ -39,6 +39,12 @@ _SCOPE = (
     " set_config('TimeZone', 'UTC', true)"
 )
 
+# Without a user: this role sees the positions of all feeds, and nothing else.
+_WATCH = (
+    "SELECT set_config('role', 'tasks_watcher', true),"
+    " set_config('statement_timeout', %(scope_timeout)s, true)"
+)
+
 # The plan of a prepared statement must not depend on the values of its first uses.
 _KEEP_PLAN = ", set_config('plan_cache_mode', 'force_generic_plan', true)"
 
@@ -122,6 +128,10 @@ class UserSession(Session):
     def ordered_rows(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Like `rows`, for a list whose order an index has: PostgreSQL follows it instead of sorting."""
         return self._run(statement, parameters, _SCOPE + _KEEP_ORDER)
+
+    def watched_rows(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Like `rows`, under the role that sees the positions of all users' feeds and nothing else."""
+        return self._run(statement, parameters, _WATCH)
 
     def write(self, statement: Executable, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Like `rows`, behind the write lock of the user.

@@ -4,6 +4,7 @@ A context variable is used because the database layer and timers have no request
 Each request runs in its own asyncio task, so requests cannot see each other's values.
 """
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ class RequestInfo:
     """False for HEAD, which is otherwise handled as GET."""
     user_id: str | None = None
     """Set once the token has been verified."""
+    token_expires_at: float = math.inf
+    """In Unix seconds."""
     wait: float = 0.0
     """Time until a database connection was ready, including opening one."""
     database: float = 0.0

@@ -49,6 +49,11 @@ class Changes:
     _since: Position
     _feed: Position
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the client has seen everything already, so that its position does not change."""
+        return not self.tasks and self.position(0) == self._since
+
     def position(self, count: int) -> Position:
         """The position behind the first `count` tasks; the end of the feed if these are all."""
         if count == len(self.tasks):

@@ -97,11 +97,13 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "too-many-requests": (
         "The rate limit was exceeded.",
         "20 of your requests for lists are in progress. Read the responses first.",
+        "10 of your requests for waits are in progress. Read the responses first.",
         "4 of your requests for batches are in progress. Read the responses first.",
     ),
     "internal-error": ("Unexpected error. Report it with the request ID.",),
     "unavailable": (
         "All database connections are busy.",
+        "Too many requests wait for changes. Ask without wait.",
         "All database threads are stuck. Restart this process.",
         "The database cannot serve this request now.",
         "The database did not answer in time.",
@@ -153,7 +155,8 @@ ITEMS = (
     "The parameter is given more than once.",
     "Unknown field. Known fields: title, description, completed, priority, due_at, tags.",
     "Unknown field. Known fields: title, description, completed, priority, due_at, tags, id.",
-    "Unknown query parameter. Known parameters: since, limit.",
+    "Unknown query parameter. Known parameters: since, limit, wait.",
+    "Input should be less than or equal to 25.",
     (
         "Unknown query parameter. Known parameters: completed, priority, tag, any_tag, due, due_from,"
         " due_before, created_from, created_before, updated_from, updated_before, q, deleted, sort,"

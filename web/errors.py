@@ -25,6 +25,7 @@ from problems import ProblemError, ProblemItem
 from services.changes import SyncExpired
 from services.creation import KeyReused, TaskExists
 from services.tasks import PreconditionFailed, QuotaReached, TaskNotFound
+from services.waiting import TooManyWaiting
 from web.parameters import invalid_parameters
 from web.preconditions import task_tag
 
@@ -181,6 +182,7 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
     SyncExpired: lambda *_: ProblemError(
         problems.SYNC_EXPIRED, "The changes since this position are not known any more. Begin without since."
     ),
+    TooManyWaiting: lambda *_: problems.unavailable("Too many requests wait for changes. Ask without wait."),
     QuotaReached: lambda *_: QUOTA_IS_REACHED,
     RequestValidationError: _validation,
     HTTPException: _http,

@@ -42,6 +42,9 @@ CURSOR_PATTERN = r"^[A-Za-z0-9_-]{43}$"
 
 DEFAULT_LIMIT, MAXIMUM_LIMIT = 50, 200
 
+MAXIMUM_WAIT = 25
+"""In seconds. Routers end a request without a response after 30 s (Heroku) or later."""
+
 _POSITION = re.compile(POSITION_PATTERN.removesuffix("$"))
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -185,6 +188,11 @@ class ChangesQuery(BaseModel):
         Field(ge=1, le=MAXIMUM_LIMIT, description="Maximum number of tasks in the response."),
         BeforeValidator(_whole_number),
     ] = MAXIMUM_LIMIT
+    wait: Annotated[
+        int,
+        Field(ge=0, le=MAXIMUM_WAIT, description="Seconds to wait for a change if there is none yet."),
+        BeforeValidator(_whole_number),
+    ] = 0
 
 
 def _possible(sort: str | None, info: ValidationInfo) -> str | None:

@@ -110,9 +110,12 @@ export class Tasks {
     return (await (await this.#send("POST", BATCH, { operations, atomic })).json()).results;
   }
 
-  /** What has changed behind the `position` of an earlier result; rejects with 410 if that has expired. */
-  async changes(since = "0"): Promise<Changes> {
-    return (await this.#send("GET", `/api/tasks/changes?since=${since}`)).json();
+  /**
+   * What has changed behind the `position` of an earlier result; rejects with 410 if that has expired. If nothing
+   * has, the result comes with the next change, or after `wait` seconds (0–25) without tasks.
+   */
+  async changes(since = "0", wait = 0): Promise<Changes> {
+    return (await this.#send("GET", `/api/tasks/changes?since=${since}&wait=${wait}`)).json();
   }
 
   /** All tasks of the user, deleted or not, one in each line, as JSON. */

@@ -33,7 +33,7 @@ def plain_owner(server_url: URL) -> Iterator[URL]:
     admin(f"CREATE ROLE {name} LOGIN CREATEROLE NOSUPERUSER PASSWORD 'secret'")
     with new_database(server_url) as url:
         admin(f'ALTER DATABASE "{url.database}" OWNER TO {name}')
-        roles = "tasks_api, tasks_maintenance, tasks_eraser"
+        roles = "tasks_api, tasks_maintenance, tasks_eraser, tasks_watcher"
         # Roles belong to the server, and another test database created these. Like their
         # creator, the owner may grant them but has not granted them to itself yet.
         if admin("SELECT current_setting('server_version_num')::int >= 160000") == [(True,)]:
@@ -69,6 +69,33 @@ def test_upgrade_downgrade_and_upgrade_again(empty_database: URL) -> None:
     assert tables(empty_database) == {"alembic_version"}
     alembic(empty_database, command.upgrade, "head")
     alembic(empty_database, command.check)
+
+
+@pytest.mark.spec("schema.migrations.agree")
+def test_each_downgrade_restores_the_schema_of_the_revision_before(empty_database: URL) -> None:
+    revisions = sorted(path.name[:4] for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
+    before = []
+    for each in revisions:
+        before.append(columns(empty_database))
+        alembic(empty_database, command.upgrade, each)
+    for expected in reversed(before):
+        alembic(empty_database, command.downgrade, "-1")
+        assert columns(empty_database) == expected
+
+
+def columns(url: URL) -> set[tuple[str, ...]]:
+    """The columns of all tables, the indexes, and the functions."""
+    sql = Sql(url)
+    found = sql(
+        "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        " UNION ALL SELECT tablename, indexdef, '', '' FROM pg_indexes"
+        " WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        " UNION ALL SELECT proname, prosrc, '', '' FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " UNION ALL SELECT tablename, policyname, qual, '' FROM pg_policies"
+    )
+    sql.close()
+    return {*found}
 
 
 def definitions(url: URL) -> set[str]:

@@ -187,8 +187,9 @@ def test_row_security_limits_rows_to_the_current_user(as_role: Sql) -> None:
     assert as_role("SELECT DISTINCT user_id FROM feeds") == [(mine,)]
     assert as_role("UPDATE tasks SET title = 'y' WHERE user_id = %s RETURNING 1", theirs) == []
     assert as_role("UPDATE feeds SET seq = 1 WHERE user_id = %s RETURNING 1", theirs) == []
-    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
-        insert(as_role, theirs)
+    with pytest.raises(errors.InsufficientPrivilege, match='row-level security policy for table "tasks"'):
+        # With a position, so that the trigger does not look for a feed.
+        insert(as_role, theirs, seq=1)
     with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
         as_role("INSERT INTO feeds VALUES (%s, 1, 0)", f"user-{uuid.uuid4()}")
     with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
@@ -286,6 +287,23 @@ def test_the_function_ignores_the_tables_of_its_caller(as_role: Sql, owner: Call
     as_role("GRANT ALL ON pg_temp.tasks TO tasks_eraser")
     assert as_role("SELECT erase_account(%s, 10)", owner.user_id) == [(True,)]
     assert sql("SELECT count(*) FROM tasks WHERE user_id = %s", owner.user_id) == [(0,)]
+
+
+@pytest.mark.spec("schema.role.watcher", "schema.role.created")
+def test_the_watching_role_sees_positions_and_nothing_else(
+    sql: Sql, owner: Caller, database_url: URL
+) -> None:
+    owner.create()
+    assert attributes(sql, "tasks_watcher") == [(False,) * 7]
+    granted = sql(
+        "SELECT table_name, column_name, privilege_type FROM information_schema.column_privileges"
+        " WHERE grantee = 'tasks_watcher'"
+    )
+    assert set(granted) == {("feeds", name, "SELECT") for name in ("user_id", "seq")}
+    connection = Sql(database_url)
+    connection("SELECT set_config('role', 'tasks_watcher', false)")
+    assert len(connection("SELECT seq FROM feeds WHERE user_id = %s", owner.user_id)) == 1
+    connection.close()
 
 
 @pytest.mark.spec("schema.role.maintenance", "schema.role.created")

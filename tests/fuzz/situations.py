@@ -88,6 +88,8 @@ OUT_OF_SIGHT: Mapping[str, str] = {
     "process.connections": _PROCESS,
     "process.token": _PROCESS,
     "schema.role.created": _MIGRATIONS,
+    "changes.wait.free": _INTERNAL,
+    "schema.role.watcher": "is about a role that no request has: tests/database/test_schema.py",
     "problems.pool.reads": _INTERNAL,
     "problems.pool.writes": _INTERNAL,
     "schema.scope": _INTERNAL,

@@ -111,6 +111,7 @@ def test_shutdown_completes_requests_in_flight(database_url: URL, sql: Sql, outp
 STOP_A_WORKER = """
 import asyncio, os, runpy, selectors, signal, sys
 from types import SimpleNamespace
+import main
 
 class Loop(asyncio.SelectorEventLoop):
     now = 0.0
@@ -126,7 +127,9 @@ class Selector(selectors.DefaultSelector):
 
 loop = Loop(Selector())
 configuration = runpy.run_path("gunicorn.conf.py")
-worker = SimpleNamespace(loop=loop, handle_exit_signal=loop.stop)
+worker = SimpleNamespace(
+    loop=loop, handle_exit_signal=loop.stop, app=SimpleNamespace(wsgi=lambda: main.app)
+)
 stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
 configuration["post_fork"](None, worker)
 if sys.argv[1] == "starting":

@@ -25,6 +25,7 @@ BAD_POSITIONS = (
     "1-" + "9" * 17,
 )
 BAD_LIMITS = ("0", "201", "-1", "x", "1.5", "")
+BAD_WAITS = ("-1", "26", "1.5", "x", "", "1000000000")
 BEYOND = ("9" * 16, "9" * 16 + "-0")
 
 
@@ -86,10 +87,17 @@ def a_change_and_its_position(prober: Prober) -> None:
             prober.expect(after["tasks"] == [], "a request that changes nothing is a change", response)
 
 
-@probe("changes.since", "changes.limit", at_least=len(BAD_POSITIONS) + len(BAD_LIMITS))
+@probe(
+    "changes.since",
+    "changes.limit",
+    "changes.wait",
+    at_least=len(BAD_POSITIONS) + len(BAD_LIMITS) + len(BAD_WAITS),
+)
 def a_position_or_limit_of_the_wrong_form(prober: Prober) -> None:
     given = itertools.chain(
-        (("since", each) for each in BAD_POSITIONS), (("limit", each) for each in BAD_LIMITS)
+        (("since", each) for each in BAD_POSITIONS),
+        (("limit", each) for each in BAD_LIMITS),
+        (("wait", each) for each in BAD_WAITS),
     )
     for name, value in given:
         url = f"{CHANGES}?{name}={value}"

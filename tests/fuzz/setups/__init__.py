@@ -6,6 +6,6 @@ setting gets its set-up here: a function with `@set_up(<clauses>)` that starts s
 """
 
 from tests.fuzz.lab import Lab, run
-from tests.fuzz.setups import claims, cors, database, keys, limits, preconditions, quota
+from tests.fuzz.setups import claims, cors, database, keys, limits, preconditions, quota, waiting
 
-__all__ = ["Lab", "claims", "cors", "database", "keys", "limits", "preconditions", "quota", "run"]
+__all__ = ["Lab", "claims", "cors", "database", "keys", "limits", "preconditions", "quota", "run", "waiting"]
