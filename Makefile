@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz faults mutants chaos bench bench-quick token migrate openapi lock clean
+.PHONY: help run test check fuzz faults mutants chaos soak bench bench-quick token migrate openapi lock clean
 
 help: ## list all targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ mutants: $(INSTALLED) ## mutate the code and report which mutants fuzz and tests
 
 chaos: $(INSTALLED) ## inject faults under load and verify that acknowledged writes are stored (ONLY=…, SEED=…)
 	@$(BIN)/python -m tests.chaos
+
+soak: $(INSTALLED) ## follow changes for 10 minutes while 16 clients write and workers die (SECONDS=…)
+	@$(BIN)/python -m tests.soak
 
 bench: $(INSTALLED) ## run all benchmarks and write bench/RESULTS.md (about an hour)
 	@$(BIN)/python -m bench

@@ -215,6 +215,7 @@ def test_make_lists_its_targets() -> None:
         "faults",
         "mutants",
         "chaos",
+        "soak",
         "bench",
         "bench-quick",
         "token",

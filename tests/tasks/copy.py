@@ -8,7 +8,6 @@ from tests.environment import Sql
 from tests.support import TASKS, Caller, ok
 
 CHANGES = f"{TASKS}/changes"
-MOST_RESTARTS = 50
 
 
 @dataclass
@@ -20,14 +19,20 @@ class Copy:
     position: str = "0"
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     restarts: int = 0
+    wait: int = 0
+    """In seconds."""
+    pages: int = 0
+    most_restarts: int = 50
 
     def follow_one_page(self) -> bool:
         """Apply the next response; whether there is more. Begins again if the position has expired."""
-        response = self.caller.get(f"{CHANGES}?since={self.position}&limit={self.limit}")
+        query = f"since={self.position}&limit={self.limit}&wait={self.wait}"
+        response = self.caller.get(f"{CHANGES}?{query}")
+        self.pages += 1
         if response.status_code == 410:
             self.position, self.tasks = "0", {}
             self.restarts += 1
-            assert self.restarts < MOST_RESTARTS, "it begins again and again"
+            assert self.restarts < self.most_restarts, "it begins again and again"
             return True
         page = ok(response)
         for task in page["tasks"]:
