@@ -4,6 +4,7 @@ Every follower keeps a copy as docs/sync.md says. In the end each copy must equa
 database.
 """
 
+import logging
 import os
 import random
 import signal
@@ -175,6 +176,7 @@ def alone(caller: Caller, given: dict[str, Any]) -> None:
 def main() -> int:
     """Return 1 if a copy differs, else 0."""
     seconds = float(os.environ.get("SECONDS", "600"))
+    logging.disable(logging.INFO)
     with ExitStack() as stack:
         server = stack.enter_context(postgres.temporary_server())
         url = stack.enter_context(new_database(server))
