@@ -2,7 +2,7 @@
 
     python -m bench                  run all sections and write bench/RESULTS.md
     python -m bench quick            throughput only, shortened to less than two minutes
-    python -m bench SECTION …        selected sections: throughput, resources, latency, growth, buffers
+    python -m bench SECTION …        selected sections: throughput, resources, latency, growth, buffers, sync
 
 Starts everything it needs except wrk and PgBouncer (apt install wrk pgbouncer).
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench import buffers, growth, latency, machine, resources, throughput
+from bench import buffers, growth, latency, machine, resources, sync, throughput
 from bench.client import UnexpectedResponse
 from bench.report import Figure, summary
 from tools import postgres, serve
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "latency": latency.section,
     "growth": growth.section,
     "buffers": buffers.section,
+    "sync": sync.section,
 }
 CHOICES: dict[str, Section] = {"quick": partial(throughput.section, plan=throughput.QUICK), **SECTIONS}
 

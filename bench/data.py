@@ -70,6 +70,8 @@ def load_tasks(url: URL, tasks: int, owner_of: OwnerOf, seed: int = 1) -> None:
             " SELECT user_id, max(seq), count(*) FILTER (WHERE deleted_at IS NULL)"
             " FROM tasks GROUP BY user_id"
         )
+        # A feed begins with the time of its creation. These can be followed from their first task.
+        cursor.execute("UPDATE feeds SET purged_seq = 0")
     connection.close()
     vacuum(url)
 
