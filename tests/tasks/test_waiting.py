@@ -284,10 +284,12 @@ def test_it_ends_when_the_process_is_about_to_stop(serve: Serve) -> None:
     since = position_of(caller)
     with Waiting(caller) as others:
         requests = [others.start(caller, since) for _ in range(3)]
+        began_at = time.monotonic()
         others.room.end()
         for request in requests:
             assert ok(request.result()) == {"tasks": [], "position": since, "more": False}
         assert ok(ask(caller, since))["tasks"] == []
+        assert time.monotonic() - began_at < LONG / 2
 
 
 @pytest.mark.spec("changes.wait", "tasks.list.values")
