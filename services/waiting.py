@@ -81,7 +81,7 @@ class WaitingRoom:
         place = Place(seq)
         self._places.setdefault(user_id, set()).add(place)
         self._count += 1
-        if self._looking is None or self._looking.done():
+        if self._looking is None:
             self._looking = asyncio.create_task(self._look_again_and_again())
         try:
             yield place
@@ -90,6 +90,8 @@ class WaitingRoom:
             self._places[user_id].discard(place)
             if not self._places[user_id]:
                 del self._places[user_id]
+            if not self._places:
+                self._stop_looking()
 
     def wake(self, user_id: str) -> None:
         """Wake the requests of this user."""
@@ -104,13 +106,17 @@ class WaitingRoom:
 
     async def close(self) -> None:
         self.end()
+        self._stop_looking()
+
+    def _stop_looking(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
+            self._looking = None
 
     async def _look_again_and_again(self) -> None:
-        """As long as somebody waits. Requests report a database that does not answer themselves."""
+        """Until it is cancelled. Requests report a database that does not answer themselves."""
         seen = True
-        while self._places:
+        while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._look()

@@ -32,17 +32,13 @@ def ask(caller: Caller, since: str, seconds: int = LONG) -> Response:
     return caller.get(f"{CHANGES}?since={since}&wait={seconds}")
 
 
-def room_of(client: object) -> WaitingRoom:
-    assert isinstance(client, TestClient)
-    room: WaitingRoom = client.app.state.waiting_room  # type: ignore[attr-defined]
-    return room
-
-
 class Waiting:
     """Requests in threads, and the room in which they wait."""
 
     def __init__(self, caller: Caller) -> None:
-        self.room = room_of(caller.client)
+        assert isinstance(caller.client, TestClient)
+        self._client = caller.client
+        self.room: WaitingRoom = self._client.app.state.waiting_room  # type: ignore[attr-defined]
         self._threads = ThreadPoolExecutor(20)
 
     def __enter__(self) -> "Waiting":
@@ -50,6 +46,11 @@ class Waiting:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown()
+
+    def end(self) -> None:
+        """As the process does when it is about to stop."""
+        assert self._client.portal is not None
+        self._client.portal.call(self.room.end)
 
     def start(self, caller: Caller, since: str, seconds: int = LONG) -> "Future[Response]":
         """A request that waits now."""
@@ -209,9 +210,14 @@ def test_one_query_looks_for_all_requests_as_long_as_there_are_any(
         for caller in (watched, other):
             caller.create()
         assert all(ok(each.result())["tasks"] for each in requests)
-        looking = others.room._looking
-        assert looking is not None
-        wait_until(looking.done, "it looks for changes although nobody waits")
+    wait_until(lambda: _is_quiet(database_proxy), "it looks for changes although nobody waits")
+
+
+def _is_quiet(proxy: ProtocolProxy) -> bool:
+    """Whether ten times as long as between two looks nothing is sent."""
+    proxy.clear()
+    time.sleep(0.2)
+    return not proxy.messages
 
 
 @pytest.mark.spec("changes.wait.free")
@@ -257,7 +263,7 @@ def test_a_process_has_a_bound_on_waiting_requests(serve: Serve) -> None:
     first, second, third = (client_as(client, f"waiting-{uuid.uuid4()}") for _ in range(3))
     with Waiting(first) as others, ExitStack() as stack:
         requests = [others.start(caller, "0") for caller in (first, second)]
-        stack.callback(others.room.end)
+        stack.callback(others.end)
         response = ask(third, "0")
         assert_problem(response, 503, "unavailable")
         assert int(response.headers["retry-after"]) >= 1
@@ -285,7 +291,7 @@ def test_it_ends_when_the_process_is_about_to_stop(serve: Serve) -> None:
     with Waiting(caller) as others:
         requests = [others.start(caller, since) for _ in range(3)]
         began_at = time.monotonic()
-        others.room.end()
+        others.end()
         for request in requests:
             assert ok(request.result()) == {"tasks": [], "position": since, "more": False}
         assert ok(ask(caller, since))["tasks"] == []
