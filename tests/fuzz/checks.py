@@ -414,10 +414,10 @@ def _is_success_of_owner(response: Response) -> bool:
 
 
 def _is_repeated(response: Response) -> bool:
-    """Whether a create was answered with a task that existed already."""
+    """Whether the response is that of an earlier request, or has a task that existed already."""
     request = response.request
     is_create = request.method == "POST" and request.path_url.partition("?")[0] == TASKS
-    return is_create and (response.status_code == 200 or "idempotency-replayed" in response.headers)
+    return "idempotency-replayed" in response.headers or (is_create and response.status_code == 200)
 
 
 def _task_id(response: Response) -> uuid.UUID | None:

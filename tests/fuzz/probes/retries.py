@@ -14,7 +14,8 @@ from tests.fuzz.probes.batch import BATCH, request_of
 from tests.support import TASKS
 
 GOOD_KEYS = ("!", "~" * 255, '"', "%s'--", "0f8fad5b-d9cb-469f-a165-70867728950e")
-BAD_KEYS = ("", "x" * 256, "a b", "a\tb", "\x7f", "x" * 8_000)
+# No control characters: gunicorn itself refuses them in any header.
+BAD_KEYS = ("", "x" * 256, "a b", "a\tb", "x" * 8_000)
 
 
 def _create(prober: Prober, status: int, user: User, body: dict[str, Any], *keys: str) -> Response:
