@@ -92,7 +92,7 @@ def post_fork(arbiter: Arbiter, worker: ASGIWorker) -> None:
 
 
 def _begin_to_stop(worker: ASGIWorker) -> None:
-    """End the requests that wait for changes, which could take longer than a stop."""
+    """Schedule the stop, and end the requests that wait for changes, which could outlast it."""
     worker.loop.call_later(DRAIN_SECONDS, worker.handle_exit_signal)
     # Absent until the application has started.
     waiting_room = getattr(worker.app.wsgi().state, "waiting_room", None)

@@ -93,13 +93,13 @@ TASK_EXISTS = ProblemType(
     409,
     "Task exists",
     "You have a task with this ID already. It has other content than you sent, or is deleted; the ETag "
-    "header has its version.",
+    "header, or in a batch `task`, has its current version.",
 )
 IDEMPOTENCY_KEY_REUSED = ProblemType(
     "idempotency-key-reused",
     409,
     "Idempotency key reused",
-    "An earlier request with this Idempotency-Key had another body. Use a new key for each task, and "
+    "An earlier request with this Idempotency-Key had another body. Use a new key for each request, and "
     "the same key only to send the same request again.",
 )
 INVALID_IDEMPOTENCY_KEY = ProblemType(
@@ -140,15 +140,15 @@ PRECONDITION_FAILED = ProblemType(
     "precondition-failed",
     412,
     "Precondition failed",
-    "The task has changed since you read it: If-Match does not name its current version, which is in "
-    "the ETag header. Read it again, and decide whether your change still applies.",
+    "The task has changed since you read it. The ETag header, or in a batch `task`, has its current "
+    "version. Read the task again, and decide whether your change still applies.",
 )
 PRECONDITION_REQUIRED = ProblemType(
     "precondition-required",
     428,
     "Precondition required",
-    "This service does not change a task without If-Match. Send the entity tag of the task that you "
-    "have read, or `*` to overwrite whatever it is.",
+    "This service does not change a task without the version that you have read. Send its entity tag in "
+    "If-Match, or `*` to overwrite whatever it is; in a batch send `if_version`.",
 )
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
@@ -299,8 +299,12 @@ def document(request_id: str, error: ProblemError) -> Mapping[str, object]:
     return problem
 
 
+def encoded(problem: Mapping[str, object]) -> bytes:
+    return json.dumps(problem, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def response(request_id: str, error: ProblemError) -> Response:
-    body = json.dumps(document(request_id, error), ensure_ascii=False, separators=(",", ":")).encode()
+    body = encoded(document(request_id, error))
     return Response(body, error.kind.status, error.headers, MEDIA_TYPE)
 
 

@@ -405,7 +405,7 @@ class BatchResult(BaseModel):
     status: Annotated[int, Field(description="The status that the operation would have alone.")]
     task: Annotated[
         TaskRead | MISSING,
-        Field(description="The task, with status 200 or 201; as it is now, with 409 or 412."),
+        Field(description="The task, with status 200 or 201, and as it is now with 409 or 412."),
     ] = MISSING
     problem: Annotated[Problem | MISSING, Field(description="With a status of 400 or above.")] = MISSING
 

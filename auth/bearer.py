@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from auth.keys import KeysUnavailable
 from auth.rate_limits import rate_limits
-from auth.tokens import TokenRefused, TokenVerifier
+from auth.tokens import LEEWAY_SECONDS, TokenRefused, TokenVerifier
 from observability import request_context
 from problems import INSUFFICIENT_SCOPE, UNAUTHORIZED, ProblemError, unavailable
 
@@ -34,7 +34,7 @@ async def get_current_user(request: Request) -> str:
     except KeysUnavailable:
         raise unavailable("The keys that verify tokens cannot be reached.") from None
     info = request_context.current()
-    info.user_id, info.token_expires_at = user.id, user.expires_at
+    info.user_id, info.accepted_until = user.id, user.expires_at + LEEWAY_SECONDS
     await limits.requests.hit(user.id)
     needed = _needed_scope(request.scope["route"].path, request.method)
     if user.scopes is not None and needed not in user.scopes:

@@ -92,7 +92,7 @@ class ConcurrencyLimit:
             name = f"concurrent-{self._kind}"
             raise ProblemError(
                 TOO_MANY_REQUESTS,
-                f"{self._most} of your requests for {self._kind} are in progress. Read the responses first.",
+                f"{self._most} of your requests for {self._kind} are in progress. Wait until one has ended.",
                 headers={
                     "Retry-After": "1",
                     "RateLimit-Policy": f'"{name}";q={self._most};qu="concurrent-requests"',

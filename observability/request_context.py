@@ -23,8 +23,8 @@ class RequestInfo:
     """False for HEAD, which is otherwise handled as GET."""
     user_id: str | None = None
     """Set once the token has been verified."""
-    token_expires_at: float = math.inf
-    """In Unix seconds."""
+    accepted_until: float = math.inf
+    """Until when the token is accepted, in Unix seconds."""
     wait: float = 0.0
     """Time until a database connection was ready, including opening one."""
     database: float = 0.0

@@ -1,6 +1,5 @@
 """The HTTP contract of POST /api/tasks/batch."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from problems import (
     ProblemError,
     ProblemItem,
     document,
+    encoded,
 )
 from schemas import Batch, BatchCreate, BatchResults, task_json
 from services.batch import REFUSED, BatchFailed, Outcome, Result, apply_batch
@@ -101,7 +101,7 @@ def _check_operations(batch: Batch, *, conditional: bool) -> None:
     for number, each in enumerate(batch.operations):
         if each.id in seen:
             pointer = f"/operations/{number}/id"
-            twice.append(ProblemItem(detail="An operation before has the same ID.", pointer=pointer))
+            twice.append(ProblemItem(detail="An earlier operation has the same ID.", pointer=pointer))
         if "id" in each.model_fields_set:
             seen.add(each.id)
         if conditional and not isinstance(each, BatchCreate) and "if_version" not in each.model_fields_set:
@@ -131,7 +131,7 @@ def _result(result: Result) -> bytes:
     refused = _PROBLEMS.get(result.outcome)
     if refused is None:
         return b'{"status":%d%b}' % (_STATUSES[result.outcome], task)
-    problem = json.dumps(document(request_context.current().request_id, refused)).encode()
+    problem = encoded(document(request_context.current().request_id, refused))
     return b'{"status":%d%b,"problem":%b}' % (refused.kind.status, task, problem)
 
 

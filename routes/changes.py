@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,16 +12,25 @@ from auth.bearer import CurrentUser
 from auth.rate_limits import rate_limits
 from db import RequestDatabase
 from observability import request_context
-from problems import SYNC_EXPIRED
+from problems import SYNC_EXPIRED, ProblemError
 from schemas import TaskChanges
 from services.changes import Changes, Position, changes_since
-from services.waiting import Place, WaitingRoom
+from services.waiting import Place, TooManyWaiting, WaitingRoom
 from web import openapi
+from web.errors import is_transient
 from web.pagination import fitting
 from web.parameters import ChangesQuery, query_parameters
 from web.routing import UserDataRoute, refuse_other_methods
 
 OTHER_METHODS = ["PUT", "PATCH", "DELETE"]
+
+CLOSING_SECONDS = 1.0
+"""How long a request may wait in a process that is about to stop."""
+
+READ_AGAIN_SECONDS = 2.0
+"""How much longer than `wait` a response may take: routers end a request after 30 s."""
+
+Read = Callable[[], Awaitable[Changes]]
 
 router = APIRouter(
     prefix="/api/tasks/changes",
@@ -59,7 +69,8 @@ async def list_changes(
     async def read() -> Changes:
         return await database.run(user_id, changes_since, since, query.limit + 1)
 
-    page = await (_read_or_wait(request, user_id, since, query.wait, read) if query.wait else read())
+    waits = query.wait > 0 and request_context.current().wants_body
+    page = await (_read_or_wait(request, user_id, since, query.wait, read) if waits else read())
     tasks, count = fitting(page.tasks[: query.limit])
     more = b"true" if count < len(page.tasks) else b"false"
     position = str(page.position(count)).encode()
@@ -67,28 +78,44 @@ async def list_changes(
     return Response(body, media_type="application/json")
 
 
-async def _read_or_wait(
-    request: Request, user_id: str, since: Position, seconds: int, read: Callable[[], Awaitable[Changes]]
-) -> Changes:
+async def _read_or_wait(request: Request, user_id: str, since: Position, seconds: int, read: Read) -> Changes:
     """The changes, once there are any, or the time is up.
 
-    The time is also up when the token expires, the client disconnects, or the process stops.
+    The time is also up when the token expires, the client disconnects, or the process is about to
+    stop. Raises a problem if too many requests wait already, unless there are changes.
     """
     room: WaitingRoom = request.app.state.waiting_room
-    rate_limits(request).waits.enter(user_id)
-    valid_for = request_context.current().token_expires_at - time.time()
-    until = time.monotonic() + min(seconds, valid_for)
-    with room.place(user_id, since.seq) as place:
-        page = await read()
-        disconnect = asyncio.create_task(_disconnect(request, place))
+    with ExitStack() as stack:
         try:
-            while page.is_empty and not room.closed and await place.news(until - time.monotonic()):
-                if disconnect.done():
-                    break
-                page = await read()
-        finally:
-            disconnect.cancel()
+            rate_limits(request).waits.enter(user_id)
+            place = stack.enter_context(room.place(user_id, since.seq))
+        except (ProblemError, TooManyWaiting):
+            page = await read()
+            if page.is_empty:
+                raise
+            return page
+        disconnect = asyncio.create_task(_disconnect(request, place))
+        stack.callback(disconnect.cancel)
+        valid_for = request_context.current().accepted_until - time.time()
+        # A client whose wait was ended by the stop would otherwise ask again and again.
+        longest = CLOSING_SECONDS if room.closed else seconds
+        until = time.monotonic() + min(seconds, valid_for, longest)
+        page, woken = await read(), True
+        while page.is_empty and woken and not disconnect.done():
+            woken = await place.news(until - time.monotonic()) and not room.closed
+            page = await _read_again(read, page)
         return page
+
+
+async def _read_again(read: Read, before: Changes) -> Changes:
+    """The changes now; without an answer of the database those before, which say nothing wrong."""
+    try:
+        async with asyncio.timeout(READ_AGAIN_SECONDS):
+            return await read()
+    except Exception as error:
+        if is_transient(error):
+            return before
+        raise
 
 
 async def _disconnect(request: Request, place: Place) -> None:

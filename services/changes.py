@@ -55,7 +55,7 @@ class Changes:
         return not self.tasks and self.position(0) == self._since
 
     def position(self, count: int) -> Position:
-        """The position behind the first `count` tasks; the end of the feed if these are all."""
+        """The position after the first `count` tasks; the end of the feed if these are all."""
         if count == len(self.tasks):
             return Position(self._feed.seq)
         began = self._feed.purged_seq if self._since.seq == 0 else self._since.purged_seq
@@ -63,7 +63,7 @@ class Changes:
 
 
 def changes_since(session: UserSession, caller: str, since: Position, limit: int) -> Changes:
-    """Up to `limit` of the caller's tasks, deleted or not, whose last change is behind the position.
+    """Up to `limit` of the caller's tasks, deleted or not, whose last change is after the position.
 
     Returns fewer if their descriptions exceed PAGE_BYTES, as `lists.list_tasks` does. Position 0
     is the beginning. Raises SyncExpired.

@@ -120,7 +120,7 @@ class Part:
 
     @property
     def compared(self) -> tuple[ColumnElement[Any], ...]:
-        """The columns that determine whether a task is behind a position."""
+        """The columns that determine whether a task is after a position."""
         return self.columns[self.constant :]
 
 
@@ -174,7 +174,7 @@ class Page:
     _order: Order
 
     def position(self, count: int) -> Position:
-        """The position behind the first `count` tasks."""
+        """The position after the first `count` tasks."""
         task = self.tasks[count - 1]
         return Position(self._order.key(task), UUID(task.id))
 
@@ -189,7 +189,7 @@ def list_tasks(
     limit: int,
     known: Sequence[int] = (),
 ) -> Page:
-    """Up to `limit` of the caller's tasks that match, in this order, behind the position `after`.
+    """Up to `limit` of the caller's tasks that match, in this order, after the position `after`.
 
     Returns fewer if their descriptions exceed PAGE_BYTES. The JSON of the returned tasks
     then also exceeds PAGE_BYTES, so the caller still has to cut the page. Reads no tasks if the feed
@@ -271,7 +271,7 @@ def _state(shape: _Shape) -> ColumnElement[int]:
 
 
 def _page(shape: _Shape) -> Statement:
-    """Only the first part continues behind a position. A second part fills what the first one has
+    """Only the first part continues after a position. A second part fills what the first one has
     left of the page; the results follow each other without a sort.
     """
     limit = bindparam("limit", type_=Integer)
@@ -304,7 +304,7 @@ def _scan(part: Part, shape: _Shape, limit: ColumnElement[int]) -> Statement:
 
 
 def _position(part: Part) -> list[ColumnElement[Any]]:
-    """The values of the part's columns at the position behind which the page begins.
+    """The values of the part's columns at the position after which the page begins.
 
     The cast keeps PostgreSQL from deriving a narrower type: a forged cursor can have any key.
     """

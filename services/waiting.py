@@ -11,12 +11,12 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from database.session import UserSession
-from db import Database, DatabaseTimeout, PoolExhausted
+from db import Database
 
 LOOK_SECONDS = 1.0
 """How often the process looks for changes that other processes have made."""
@@ -45,7 +45,7 @@ class Place:
         self._woken.set()
 
     async def news(self, seconds: float) -> bool:
-        """Whether it was woken within this time since the last call, for whatever reason."""
+        """Wait up to `seconds`; whether it has been woken since the last call."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -64,7 +64,7 @@ class WaitingRoom:
         self._places: dict[str, set[Place]] = {}
         self._looking: asyncio.Task[None] | None = None
         self.closed = False
-        """Whether the process is about to stop, so that nobody may wait."""
+        """Whether the process is about to stop, so that the requests that wait end."""
         database.after_write = self.wake
 
     def __len__(self) -> int:
@@ -82,7 +82,8 @@ class WaitingRoom:
         self._places.setdefault(user_id, set()).add(place)
         self._count += 1
         if self._looking is None:
-            self._looking = asyncio.create_task(self._look_again_and_again())
+            # In a context of its own: what it does belongs to no request.
+            self._looking = asyncio.create_task(self._look_again_and_again(), context=Context())
         try:
             yield place
         finally:
@@ -99,7 +100,7 @@ class WaitingRoom:
             place.wake()
 
     def end(self) -> None:
-        """Wake all requests, and let none wait any more, because the process stops."""
+        """End the requests that wait, because the process is about to stop."""
         self.closed = True
         for user_id in self._places:
             self.wake(user_id)
@@ -121,7 +122,7 @@ class WaitingRoom:
             try:
                 await self._look()
                 seen = True
-            except (DBAPIError, DatabaseTimeout, PoolExhausted) as error:
+            except Exception as error:
                 if seen:
                     log.warning("Changes of other processes are not seen: %s", type(error).__name__)
                 seen = False

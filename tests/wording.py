@@ -76,7 +76,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "invalid-precondition": tuple(
         f"{header} must be * or a list of quoted entity tags." for header in ("If-Match", "If-None-Match")
     ),
-    "sync-expired": ("The changes since this position are not known any more. Begin without since.",),
+    "sync-expired": ("The changes since this position are no longer known. Begin without since.",),
     "precondition-failed": (
         "If-Match does not name the current version of the task.",
         "if_version is not the current version of the task.",
@@ -96,14 +96,14 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
     "invalid-request": ("A parameter is not valid; see errors.", "The body is not valid; see errors."),
     "too-many-requests": (
         "The rate limit was exceeded.",
-        "20 of your requests for lists are in progress. Read the responses first.",
-        "10 of your requests for waits are in progress. Read the responses first.",
-        "4 of your requests for batches are in progress. Read the responses first.",
+        "20 of your requests for lists are in progress. Wait until one has ended.",
+        "10 of your requests for waits are in progress. Wait until one has ended.",
+        "4 of your requests for batches are in progress. Wait until one has ended.",
     ),
     "internal-error": ("Unexpected error. Report it with the request ID.",),
     "unavailable": (
         "All database connections are busy.",
-        "Too many requests wait for changes. Ask without wait.",
+        "Too many requests are waiting for changes. Ask without wait.",
         "All database threads are stuck. Restart this process.",
         "The database cannot serve this request now.",
         "The database did not answer in time.",
@@ -165,7 +165,7 @@ ITEMS = (
     "Unknown query parameter. This operation takes none.",
     "The query is not UTF-8.",
     "op should be one of create, update, delete, restore.",
-    "An operation before has the same ID.",
+    "An earlier operation has the same ID.",
     "Send if_version.",
     "Input should be less than or equal to 2147483647.",
     "Input should be a valid integer.",

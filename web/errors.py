@@ -171,6 +171,13 @@ def is_unavailable(error: DBAPIError) -> bool:
     return state.startswith(UNAVAILABLE_SQLSTATES)
 
 
+def is_transient(error: Exception) -> bool:
+    """Whether the database has not answered, or could not be asked, so that this request gets 503."""
+    if isinstance(error, DBAPIError):
+        return is_unavailable(error)
+    return isinstance(error, TimeoutError | PoolExhausted)
+
+
 _PROBLEMS: dict[type[Exception], ToProblem] = {
     ProblemError: lambda _, error: error,
     TaskNotFound: lambda *_: NO_SUCH_TASK,
@@ -180,9 +187,11 @@ _PROBLEMS: dict[type[Exception], ToProblem] = {
         problems.IDEMPOTENCY_KEY_REUSED, "An earlier request with this key had another body."
     ),
     SyncExpired: lambda *_: ProblemError(
-        problems.SYNC_EXPIRED, "The changes since this position are not known any more. Begin without since."
+        problems.SYNC_EXPIRED, "The changes since this position are no longer known. Begin without since."
     ),
-    TooManyWaiting: lambda *_: problems.unavailable("Too many requests wait for changes. Ask without wait."),
+    TooManyWaiting: lambda *_: problems.unavailable(
+        "Too many requests are waiting for changes. Ask without wait."
+    ),
     QuotaReached: lambda *_: QUOTA_IS_REACHED,
     RequestValidationError: _validation,
     HTTPException: _http,

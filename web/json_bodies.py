@@ -85,8 +85,13 @@ def body_errors(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> Itera
 
 
 def _pointer(location: Iterable[str | int]) -> str:
-    """pydantic's locations contain the kind of an operation, as if it were a member."""
-    return "".join(f"/{part}" for part in location if part not in OPERATIONS)
+    """pydantic's locations contain the kind of an operation behind its number, as if it were a member."""
+    pointer, before = "", None
+    for part in location:
+        if not isinstance(before, int):
+            pointer += f"/{part}"
+        before = part
+    return pointer
 
 
 def _model_at(model: type[BaseModel], location: Iterable[str | int]) -> type[BaseModel]:

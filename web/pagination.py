@@ -37,7 +37,7 @@ def encode_cursor(last: Position, user_id: str, query: TaskQuery) -> str:
 
 
 def decode_cursor(cursor: str, user_id: str, query: TaskQuery) -> Position:
-    """The position behind which the page begins.
+    """The position after which the page begins.
 
     Raises a problem: 400 for text that is not a cursor, 404 for another list's cursor.
     """

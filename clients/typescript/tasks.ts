@@ -104,18 +104,20 @@ export class Tasks {
 
   /**
    * Up to 100 operations on different tasks, in one request. There is a result for each, in their order; with
-   * `atomic`, rejects if one of them fails, and then none is applied.
+   * `atomic`, rejects if one of them fails, and then none is applied. To send the same batch again after a call
+   * that has rejected without a response, choose a `key` for it, such as a UUID, and use it both times.
    */
-  async batch(operations: Operation[], atomic = false): Promise<Result[]> {
-    return (await (await this.#send("POST", BATCH, { operations, atomic })).json()).results;
+  async batch(operations: Operation[], atomic = false, key?: string): Promise<Result[]> {
+    return (await (await this.#send("POST", BATCH, { operations, atomic }, undefined, { key })).json()).results;
   }
 
   /**
-   * What has changed behind the `position` of an earlier result; rejects with 410 if that has expired. If nothing
-   * has, the result comes with the next change, or after `wait` seconds (0–25) without tasks.
+   * What has changed after the `position` of an earlier result; rejects with 410 if that has expired. If nothing
+   * has, the result comes with the next change, or after `wait` seconds (0–25) without tasks; `signal` ends it.
    */
-  async changes(since = "0", wait = 0): Promise<Changes> {
-    return (await this.#send("GET", `/api/tasks/changes?since=${since}&wait=${wait}`)).json();
+  async changes(since = "0", wait = 0, signal?: AbortSignal): Promise<Changes> {
+    const path = `/api/tasks/changes?since=${since}${wait ? `&wait=${wait}` : ""}`;
+    return (await this.#send("GET", path, undefined, undefined, { signal })).json();
   }
 
   /** All tasks of the user, deleted or not, one in each line, as JSON. */
@@ -132,11 +134,13 @@ export class Tasks {
     return (await this.#send(method, path, body, version)).json();
   }
 
-  async #send(method: string, path: string, body?: object, version?: number): Promise<Response> {
+  async #send(
+    method: string, path: string, body?: object, version?: number, more: { key?: string; signal?: AbortSignal } = {},
+  ): Promise<Response> {
     const headers: Record<string, string> = { "Content-Type": "application/json" };
     if (version !== undefined) headers["If-Match"] = `"${version}"`;
-    if (path === "/api/tasks" || path === BATCH) headers["Idempotency-Key"] = crypto.randomUUID();
-    const init = { method, headers, body: body && JSON.stringify(body) };
+    if (path === "/api/tasks" || path === BATCH) headers["Idempotency-Key"] = more.key ?? crypto.randomUUID();
+    const init = { method, headers, body: body && JSON.stringify(body), signal: more.signal };
     for (let retries = 0; ; retries++) {
       const response = await this.#fetchOnce(path, init, retries < RETRIES && version === undefined);
       const seconds = secondsToWait(response, retries, version === undefined);

@@ -49,7 +49,7 @@ const acts = {
   delete: (id: string, version?: number) => tasks.delete(id, version),
   restore: tasks.restore,
   batch: tasks.batch.bind(tasks),
-  changes: (since?: string) => tasks.changes(since),
+  changes: (since?: string, wait?: number) => tasks.changes(since, wait),
   exportAccount: () => tasks.exportAccount(),
   deleteAccount: () => tasks.deleteAccount(),
   all: async (filter: Filter) => {

@@ -199,13 +199,15 @@ def test_a_create_whose_answer_is_lost_is_sent_again(cut: tuple[Page, CuttingPro
     assert ann.do("pages") == [[task]]
 
 
-@pytest.mark.spec("changes.page", "changes.expired")
+@pytest.mark.spec("changes.page", "changes.wait", "changes.expired")
 def test_changes_are_followed_until_the_position_expires(ann: Page) -> None:
     task = ann.do("create", {"title": "Water the plants"})
     first = ann.do("changes")
     assert first["tasks"] == [task]
     changed = ann.do("update", task["id"], {"completed": True})
-    assert ann.do("changes", first["position"])["tasks"] == [changed]
+    page = ann.do("changes", first["position"], 25)
+    assert page["tasks"] == [changed]
+    assert ann.do("changes", page["position"], 1)["tasks"] == []
     ann.do("deleteAccount")
     assert ann.refused("changes", first["position"]).problem["type"] == "/problems/sync-expired"
 
