@@ -184,16 +184,17 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        await self._acquire(turn)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._pool_timeout
+        await self._acquire(turn, ends_at)
         with DatabaseCall(getattr(work, "__name__", "statement")) as call:
             try:
-                await self._acquire(self._slots)
+                await self._acquire(self._slots, ends_at)
                 worker = self._idle_worker()
             except BaseException:
                 turn.release()
                 raise
             self._turns[worker] = turn
-            loop = asyncio.get_running_loop()
             outcome: asyncio.Future[T] = loop.create_future()
             call.runs_on(worker)
             self._timers[worker] = loop.call_later(self._deadline, self._interrupt, worker, outcome)
@@ -232,12 +233,12 @@ class Database:
         for worker in [*self._workers]:
             await asyncio.to_thread(worker.join, max(0.0, ends_at - time.monotonic()))
 
-    async def _acquire(self, semaphore: asyncio.Semaphore) -> None:
+    async def _acquire(self, semaphore: asyncio.Semaphore, ends_at: float) -> None:
         if not semaphore.locked():
             await semaphore.acquire()
             return
         try:
-            async with asyncio.timeout(self._pool_timeout):
+            async with asyncio.timeout_at(ends_at):
                 await semaphore.acquire()
         except TimeoutError:
             raise PoolExhausted from None
