@@ -15,13 +15,15 @@ from typing import Literal
 from uuid import UUID
 
 from pydantic import MISSING
-from sqlalchemy import text
+from sqlalchemy import Executable, text
+from sqlalchemy.dialects import postgresql
 
 from database.session import UserSession
+from models import TASKS
 from schemas import Batch, Operation, TaskRead
 from services import tasks
 from services.creation import KEPT, KEYS_PER_USER, KeyReused, digest
-from services.tasks import READABLE, WRITABLE
+from services.tasks import READABLE, WRITABLE, with_folded
 
 Outcome = Literal["create", "update", "delete", "restore", "same", "missing", "exists", "changed", "quota"]
 """What is done, or why nothing is: the task is as asked for already, does not exist, has other content,
@@ -107,9 +109,7 @@ def _json(value: object) -> str:
 _SQL = """
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(CAST(:operations AS jsonb)) AS operation (
-        number integer, op text, given_id uuid, if_version bigint, names text[], new_title text,
-        new_description text, new_completed boolean, new_priority text, new_due_at timestamptz,
-        new_tags text[], new_search_title text, new_search_description text
+        number integer, op text, given_id uuid, if_version bigint, names text[], {typed}
     )
 ), known AS MATERIALIZED (
     SELECT fingerprint, seq, outcomes, task_ids FROM idempotency_keys
@@ -130,9 +130,7 @@ WITH given AS MATERIALIZED (
         WHEN known IS NOT NULL THEN known_outcome
         WHEN op = 'create' AND version IS NULL THEN 'create'
         WHEN op = 'create' AND deleted_at IS NULL
-            AND (title, completed, priority, tags) = (new_title, new_completed, new_priority, new_tags)
-            AND description IS NOT DISTINCT FROM new_description
-            AND due_at IS NOT DISTINCT FROM new_due_at THEN 'same'
+            AND ROW({fields}) IS NOT DISTINCT FROM ROW({new_fields}) THEN 'same'
         WHEN op = 'create' THEN 'exists'
         WHEN version IS NULL OR (deleted_at IS NOT NULL AND op <> 'restore') THEN 'missing'
         WHEN if_version <> version THEN 'changed'
@@ -162,29 +160,18 @@ WITH given AS MATERIALIZED (
     RETURNING tasks.id, tasks.seq
 ), updated AS (
     UPDATE tasks SET
-        title = CASE WHEN 'title' = ANY(names) THEN new_title ELSE tasks.title END,
-        search_title = CASE WHEN 'title' = ANY(names) THEN new_search_title ELSE tasks.search_title END,
-        description = CASE WHEN 'description' = ANY(names) THEN new_description ELSE tasks.description END,
-        search_description = CASE WHEN 'description' = ANY(names)
-            THEN new_search_description ELSE tasks.search_description END,
-        completed = CASE WHEN 'completed' = ANY(names) THEN new_completed ELSE tasks.completed END,
+        {assignments},
         completed_at = CASE WHEN 'completed' = ANY(names)
             THEN CASE WHEN new_completed THEN coalesce(tasks.completed_at, clock_timestamp()) END
             ELSE tasks.completed_at END,
-        priority = CASE WHEN 'priority' = ANY(names) THEN new_priority ELSE tasks.priority END,
-        due_at = CASE WHEN 'due_at' = ANY(names) THEN new_due_at ELSE tasks.due_at END,
-        tags = CASE WHEN 'tags' = ANY(names) THEN new_tags ELSE tasks.tags END,
         deleted_at = NULL, version = tasks.version + 1, updated_at = clock_timestamp()
     FROM decided
     WHERE tasks.user_id = CAST(:caller AS text) AND tasks.id = task_id
         AND applied AND outcome IN ('update', 'restore') AND (SELECT count(*) FROM deleted) >= 0
     RETURNING {their_columns}
 ), created AS (
-    INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, due_at,
-        tags, version, search_title, search_description)
-    SELECT CAST(:caller AS text), task_id, new_title, new_description, new_completed,
-        CASE WHEN new_completed THEN now() END, new_priority, new_due_at, new_tags, 1,
-        new_search_title, new_search_description
+    INSERT INTO tasks (user_id, id, completed_at, version, {written})
+    SELECT CAST(:caller AS text), task_id, CASE WHEN new_completed THEN now() END, 1, {new}
     FROM decided
     WHERE applied AND outcome = 'create' AND (SELECT count(*) FROM deleted) >= 0
     ORDER BY number
@@ -219,15 +206,28 @@ FROM decided LEFT JOIN shown ON shown.id = task_id CROSS JOIN changed
 ORDER BY number
 """
 
-_APPLY = text(
-    _SQL.format(
-        columns=", ".join(READABLE),
-        their_columns=", ".join(f"tasks.{name}" for name in READABLE),
+_ASSIGNMENT = "{column} = CASE WHEN '{name}' = ANY(names) THEN new_{column} ELSE tasks.{column} END"
+
+
+def _statement() -> Executable:
+    """`_SQL` with the columns of a task. Those that are written include the folded copies."""
+    written = {column: column.removeprefix("search_") for column in with_folded(WRITABLE)}
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    types = {column: TASKS.c[column].type.compile(dialect) for column in written}
+    columns = {
+        "columns": READABLE,
+        "their_columns": [f"tasks.{name}" for name in READABLE],
         # The ID as text, as in `tasks.COLUMNS`.
-        shown_columns=", ".join(
-            f"shown.{name}" if name != "id" else "CAST(shown.id AS text)" for name in READABLE
-        ),
-        keys=KEYS_PER_USER,
-        kept=KEPT,
-    )
-).execution_options(prepare="apply_batch")
+        "shown_columns": [f"shown.{name}" if name != "id" else "CAST(shown.id AS text)" for name in READABLE],
+        "fields": WRITABLE,
+        "new_fields": [f"new_{name}" for name in WRITABLE],
+        "written": written,
+        "new": [f"new_{column}" for column in written],
+        "typed": [f"new_{column} {kind}" for column, kind in types.items()],
+        "assignments": [_ASSIGNMENT.format(column=column, name=name) for column, name in written.items()],
+    }
+    lists = {name: ", ".join(each) for name, each in columns.items()}
+    return text(_SQL.format(**lists, keys=KEYS_PER_USER, kept=KEPT)).execution_options(prepare="apply_batch")
+
+
+_APPLY = _statement()

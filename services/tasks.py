@@ -124,7 +124,7 @@ def new_values(task: TaskReplace | TaskUpdate, names: Iterable[str] = WRITABLE) 
     return values
 
 
-def _with_folded(names: Iterable[str]) -> list[str]:
+def with_folded(names: Iterable[str]) -> list[str]:
     """The columns to set when these are set."""
     return [*names, *(f"search_{name}" for name in sorted(_SEARCHED.intersection(names)))]
 
@@ -142,7 +142,7 @@ def new_columns() -> dict[str, ColumnElement[Any]]:
         "id": bindparam("task_id", type_=Uuid),
         "completed_at": case((_new("completed"), func.now())),
         "version": _INTEGER_1,
-        **{name: _new(name) for name in _with_folded(WRITABLE)},
+        **{name: _new(name) for name in with_folded(WRITABLE)},
     }
 
 
@@ -166,7 +166,7 @@ def _update_statement(names: frozenset[str], conditional: bool) -> Executable:
     # clock_timestamp(), not now(), which is the transaction's start: an update that waited
     # for the write lock would otherwise get an earlier time than the update it waited for.
     clock = func.clock_timestamp()
-    changes = {name: _new(name) for name in _with_folded(names)}
+    changes = {name: _new(name) for name in with_folded(names)}
     changes |= {"version": TASKS.c.version + _INTEGER_1, "updated_at": clock}
     if "completed" in names:
         changes["completed_at"] = case((_new("completed"), func.coalesce(TASKS.c.completed_at, clock)))
