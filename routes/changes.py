@@ -99,7 +99,7 @@ async def _read_or_wait(request: Request, user_id: str, since: Position, seconds
         valid_for = request_context.current().accepted_until - time.time()
         # A client whose wait was ended by the stop would otherwise ask again and again.
         longest = CLOSING_SECONDS if room.closed else seconds
-        until = time.monotonic() + min(seconds, valid_for, longest)
+        until = time.monotonic() + min(longest, valid_for)
         page, woken = await read(), True
         while page.is_empty and woken and not disconnect.done():
             woken = await place.news(until - time.monotonic()) and not room.closed
