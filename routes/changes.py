@@ -101,8 +101,11 @@ async def _read_or_wait(request: Request, user_id: str, since: Position, seconds
         longest = CLOSING_SECONDS if room.closed else seconds
         until = time.monotonic() + min(longest, valid_for)
         page, woken = await read(), True
-        while page.is_empty and woken and not disconnect.done():
-            woken = await place.news(until - time.monotonic()) and not room.closed
+        while page.is_empty and woken:
+            woken = await place.news(until - time.monotonic())
+            # These end many waits at the same time, which must not all read again.
+            if disconnect.done() or room.closed:
+                break
             page = await _read_again(read, page)
         return page
 
