@@ -39,7 +39,7 @@ def requests_that_wait_for_a_change(lab: Lab) -> None:
                 found = each.result().json().get("tasks")
                 here.expect(found == [task], f"a request that waited has {found}")
         began_at = time.monotonic()
-        brief = User(other.id, here.context.mint(other.id, exp=int(time.time()) - 28))
+        brief = User(other.id, here.context.mint(other.id, exp=int(time.time()) - 25))
         unchanged = here.accept(200, "GET", f"{CHANGES}?wait={LONG}", token=brief)
         here.expect(unchanged.json()["tasks"] == [], "there are tasks without a change", unchanged)
         here.expect(time.monotonic() - began_at < LONG / 2, "a wait outlives its token", unchanged)
