@@ -1,4 +1,4 @@
-"""The header Idempotency-Key, under which a create can be repeated."""
+"""The header Idempotency-Key, under which a create or a batch can be repeated."""
 
 import re
 
